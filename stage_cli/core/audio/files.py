@@ -1,0 +1,97 @@
+"""Files that libsndfile reads and writes through Python, so that no failure is lost on the way through C.
+
+libsndfile reports a full disk as "System error", may not report it at all when it happens on closing, and a
+Ctrl-C that arrives inside one of its callbacks would be printed and forgotten.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+
+def display_name(path: Path) -> str:
+    """Return a path as an error message shows it: line breaks and other control characters are escaped."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+class GuardedFile:
+    """A binary file for `soundfile.SoundFile` that keeps the first exception that its callbacks meet.
+
+    After that exception every read and write does nothing. `with guarded:` goes around calls of libsndfile, and
+    raises the exception in place of what libsndfile made of it.
+
+    Args:
+        file: open, at position 0; whoever opened it closes it.
+        hide_length: once libsndfile itself has learned the length, tell nobody else. mpg123, which then cannot
+            guess an MP3's duration from its size, counts its frames instead.
+        overlay: bytes that are seen in place of the file's own, by position.
+    """
+
+    def __init__(
+        self, file: io.BufferedIOBase, *, hide_length: bool = False, overlay: Mapping[int, bytes] | None = None
+    ):
+        self._file = file
+        self._hide_length = hide_length
+        self._length_asked = False
+        self._overlay = overlay or {}
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> GuardedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer from the file; return the number of bytes."""
+        if self._error is not None:
+            return 0
+        try:
+            position = self._file.tell()
+            count = self._file.readinto(buffer)
+            for at, replacement in self._overlay.items():
+                first, last = max(at, position), min(at + len(replacement), position + count)
+                if first < last:
+                    buffer[first - position : last - position] = replacement[first - at : last - at]
+        except BaseException as error:
+            self._error = error
+            return 0
+        return count
+
+    def write(self, data: bytes) -> int:
+        """Write all the data; return the number of bytes, 0 after a failure."""
+        if self._error is not None:
+            return 0
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self._error = error
+            return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move in the file; return the new position in bytes."""
+        try:
+            if whence == os.SEEK_END and self._hide_length:
+                if self._length_asked:
+                    return self._file.tell()
+                self._length_asked = True
+            return self._file.seek(offset, whence)
+        except BaseException as error:
+            self._error = self._error or error
+            return -1
+
+    def tell(self) -> int:
+        """Return the position in the file in bytes."""
+        try:
+            return self._file.tell()
+        except BaseException as error:
+            self._error = self._error or error
+            return -1
