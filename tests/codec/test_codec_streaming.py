@@ -37,7 +37,10 @@ def make_codec(config: CodecConfig) -> Encodec:
             parameter.data *= 1.5  # torch's initial values fade out before they reach the last layer
     latents = codec.latents(torch.randn(1, 1, 200 * config.hop_length))
     deviation, mean = torch.std_mean(latents, dim=(0, 2))
-    codec.quantizer.codebooks.copy_(deviation * torch.randn_like(codec.quantizer.codebooks) + mean)
+    codebooks = deviation * torch.randn_like(codec.quantizer.codebooks)
+    codebooks *= 0.6 ** torch.arange(config.codebooks)[:, None, None]  # what is left over becomes smaller
+    codebooks[0] += mean
+    codec.quantizer.codebooks.copy_(codebooks)
     return codec
 
 

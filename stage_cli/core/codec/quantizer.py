@@ -153,7 +153,9 @@ class ResidualVectorQuantizer(nn.Module):
             codes=_grid(codes, latents),
             commitment_loss=torch.stack(losses).mean(),
             perplexity=torch.stack(perplexities),
-            revived=torch.stack(revived) if revived else torch.zeros(len(codes), dtype=torch.int64),
+            revived=torch.stack(revived)
+            if revived
+            else torch.zeros(len(codes), dtype=torch.int64, device=latents.device),
         )
 
     def _learning(self, generator: torch.Generator | None) -> tuple[CodebookStatistics, torch.Generator] | None:
