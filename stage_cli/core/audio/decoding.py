@@ -23,6 +23,8 @@ _UNKNOWN_FRAMES = 2**62  # libsndfile says 2^63 − 1 where a header states no l
 _SAMPLE_RATES = range(1_000, 768_001)  # Hz; outside, a header is damaged or the file is not sound
 _SAMPLE_SIZES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes
 _SKIP_FRAMES = 65_536
+# libsndfile asks for 8 KiB at a time: each a system call, unless Python's buffer is larger than that.
+_BUFFER_BYTES = 2**17
 
 
 class _SequentialSoundFile(soundfile.SoundFile):
@@ -123,7 +125,7 @@ class Decoder:
         try:
             status = self.path.stat()
             if stat.S_ISREG(status.st_mode) and status.st_size:
-                return self.path.open("rb")
+                return self.path.open("rb", buffering=_BUFFER_BYTES)
         except FileNotFoundError as error:
             why, step = "there is no such file", "check the name and the folder"
             raise self._unreadable(why, step) from error

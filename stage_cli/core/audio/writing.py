@@ -19,8 +19,7 @@ from stage_cli.errors import AudioError, UsageError
 
 OUTPUT_FORMATS: tuple[str, ...] = ("wav", "flac")
 
-_SUBTYPE = "PCM_24"
-_BYTES_PER_SAMPLE = 3
+_BYTES_PER_SAMPLE = {"PCM_24": 3, "FLOAT": 4}
 # A WAV file counts its bytes in 32 bits; some room is left for the header.
 _LARGEST_WAV = 2**32 - 4096
 _FLAC_CHANNELS = 8
@@ -34,7 +33,7 @@ class AtomicAudioWriter:
 
     The samples go to a hidden `.part` file in the same folder, which gets its name after all of it has reached the
     disk, and is deleted if anything goes wrong, a Ctrl-C included. Missing folders are created; a symbolic link is
-    written through. 24-bit PCM; a WAV file that is known to pass 4 GiB becomes RF64.
+    written through. A WAV file that is known to pass 4 GiB becomes RF64.
 
     Args:
         path: where the file will be.
@@ -43,6 +42,7 @@ class AtomicAudioWriter:
         format: "wav" or "flac".
         overwrite: replace a file that exists.
         frames: the length, where it is known before; leaving with another length is a ValueError.
+        subtype: "PCM_24", or "FLOAT" (32 bits, WAV only), which may exceed full scale.
 
     Raises (on entering, writing or leaving):
         UsageError: the file exists and `overwrite` is off (also if it has appeared meanwhile: it is never replaced
@@ -60,6 +60,7 @@ class AtomicAudioWriter:
         overwrite: bool = False,
         *,
         frames: int | None = None,
+        subtype: str = "PCM_24",
     ) -> None:
         self.path = path
         self.name = display_name(path)
@@ -68,6 +69,7 @@ class AtomicAudioWriter:
         self.format = format
         self.overwrite = overwrite
         self.frames = frames
+        self.subtype = subtype
         self.frames_written = 0
         self._check_format()
 
@@ -90,7 +92,7 @@ class AtomicAudioWriter:
                     samplerate=self.sample_rate,
                     channels=self.channels,
                     format="RF64" if self._needs_rf64 else self.format.upper(),
-                    subtype=_SUBTYPE,
+                    subtype=self.subtype,
                 )
         except _WRITE_ERRORS as error:
             self._discard()
@@ -101,7 +103,7 @@ class AtomicAudioWriter:
         return self
 
     def write(self, block: np.ndarray) -> None:
-        """Append a block, `[frames, channels]` (`[frames]` if mono), within ±1.
+        """Append a block, `[frames, channels]` (`[frames]` if mono), within ±1 unless the file holds floats.
 
         Raises:
             ValueError: another shape, or a sample is NaN or beyond ±1: the guard against clipping is the caller's.
@@ -113,9 +115,9 @@ class AtomicAudioWriter:
         if not len(columns):
             return
         peak = float(np.abs(columns).max())
-        if not peak <= 1.0:
+        if not peak <= (1.0 if self.subtype == "PCM_24" else np.finfo(np.float32).max):
             raise ValueError(f"a sample of {peak:g} cannot be written: full scale is ±1")
-        size = (self.frames_written + len(columns)) * self.channels * _BYTES_PER_SAMPLE
+        size = (self.frames_written + len(columns)) * self.channels * _BYTES_PER_SAMPLE[self.subtype]
         if self.format == "wav" and size > _LARGEST_WAV and not self._needs_rf64:
             raise AudioError(
                 f"cannot write {self.name}", why="a WAV file ends at 4 GiB", next_step="write FLAC: --format flac"
@@ -152,7 +154,7 @@ class AtomicAudioWriter:
 
     @property
     def _needs_rf64(self) -> bool:
-        size = (self.frames or 0) * self.channels * _BYTES_PER_SAMPLE
+        size = (self.frames or 0) * self.channels * _BYTES_PER_SAMPLE[self.subtype]
         return self.format == "wav" and size > _LARGEST_WAV
 
     def _check_format(self) -> None:

@@ -1,0 +1,106 @@
+"""The language model's numbers. Imports no torch, so that the command line can read the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from stage_cli.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """Sizes and layout of one MusicGen language model; the defaults are MusicGen-small's as STAGE uses it.
+
+    Attributes:
+        codebooks: K, parallel token streams.
+        codebook_size: tokens a codebook; also the id of the pad token.
+        dimension: D, model width.
+        layers: transformer layers.
+        heads: attention heads; `dimension` is a multiple of it.
+        feed_forward: width of the feed-forward layer.
+        text_dimension: width of the text encoder's vectors, or None for a model without cross-attention.
+        separator: True for STAGE (a separator column between context and target, pads masked), False for plain
+            MusicGen (the context is simply what came before).
+    """
+
+    codebooks: int = 4
+    codebook_size: int = 2048
+    dimension: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed_forward: int = 4096
+    text_dimension: int | None = 768
+    separator: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("codebooks", "codebook_size", "dimension", "layers", "heads", "feed_forward"):
+            value = getattr(self, name)
+            if not _is_positive(value):
+                raise WeightsError(f"lm.{name} = {value!r} in the model's config", why="it must be a whole number ≥ 1")
+        if self.text_dimension is not None and not _is_positive(self.text_dimension):
+            raise WeightsError(
+                f"lm.text_dimension = {self.text_dimension!r} in the model's config",
+                why="it must be a whole number ≥ 1, or null for a model without text",
+            )
+        if not isinstance(self.separator, bool):
+            raise WeightsError(
+                f"lm.separator = {self.separator!r} in the model's config", why="it must be true or false"
+            )
+        if self.dimension % self.heads or self.dimension % 2:
+            raise WeightsError(
+                f"lm.dimension = {self.dimension} with lm.heads = {self.heads} in the model's config",
+                why="the dimension must be even and a multiple of the heads",
+            )
+
+    @property
+    def pad(self) -> int:
+        """Id of MusicGen's special token."""
+        return self.codebook_size
+
+    @property
+    def separator_token(self) -> int:
+        """Id of the token between context and target."""
+        return self.codebook_size + 1
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of each embedding table: the codes, the pad, and the separator where there is one."""
+        return self.codebook_size + 1 + int(self.separator)
+
+    @property
+    def head_dimension(self) -> int:
+        """Width of one attention head."""
+        return self.dimension // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Weights of all matrices and embeddings (norms left out)."""
+        D = self.dimension
+        layer = 4 * D * D * (1 if self.text_dimension is None else 2) + 2 * D * self.feed_forward
+        return self.layers * layer + self.codebooks * D * (self.vocabulary + self.codebook_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LanguageModelConfig:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            WeightsError: an unknown key, or a value that is not allowed.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise WeightsError(
+                f"Unknown key lm.{unknown[0]} in the model's config",
+                why="it was written by a newer version of stage-cli, or by hand",
+                next_step="update stage-cli",
+            )
+        return cls(**values)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,127 @@
+"""The prefix layout of STAGE: `[context | separator | target]`, its masks and its positions.
+
+Columns are frames of the undelayed sequence, steps are those of the delayed one (`delay_pattern`). With Tc frames of
+context the separator is column Tc, so that codebook k meets it at step Tc + 1 + k, and the target's frame t of codebook
+k at step Tc + 2 + k + t. Plain MusicGen has no separator and no masks: `[context | target]`.
+
+Source: STAGE, https://arxiv.org/abs/2504.05690, section 3; the exact semantics are in docs/model.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.delay_pattern import delay
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where context, separator and target lie in one sequence.
+
+    Attributes:
+        context_frames: Tc.
+        target_frames: Tt.
+        separator: whether a separator column lies between them.
+        codebooks: K.
+    """
+
+    context_frames: int
+    target_frames: int
+    separator: bool
+    codebooks: int
+
+    @property
+    def target_column(self) -> int:
+        """The column of the target's first frame."""
+        return self.context_frames + int(self.separator)
+
+    @property
+    def frames(self) -> int:
+        """T, all columns."""
+        return self.target_column + self.target_frames
+
+    @property
+    def steps(self) -> int:
+        """S = T + K, steps of the delayed sequence."""
+        return self.frames + self.codebooks
+
+    @property
+    def first_step(self) -> int:
+        """The first step that is attended to: step 0 is all pads, which STAGE masks and MusicGen does not."""
+        return int(self.separator)
+
+    @property
+    def shared_steps(self) -> int:
+        """Steps [first_step, shared_steps) hold context only, and one step is left before the target's first."""
+        return self.target_column
+
+    def first_step_of(self, target_frame: int) -> int:
+        """The step at which codebook 0 of a target frame stands; all steps before it hold earlier frames only."""
+        return self.target_column + target_frame + 1
+
+
+def join(context: Tensor, target: Tensor, config: LanguageModelConfig) -> Tensor:
+    """Join context and target with the separator column.
+
+    Args:
+        context: `[B, K, Tc]` codes; shorter contexts of a batch are left-padded with the pad token, a dropped context
+            is all pads.
+        target: `[B, K, Tt]`.
+        config: the language model's.
+
+    Returns:
+        `[B, K, T]`, not delayed.
+    """
+    if not config.separator:
+        return torch.cat([context, target], dim=2)
+    column = context.new_full((*context.shape[:2], 1), config.separator_token)
+    return torch.cat([context, column, target], dim=2)
+
+
+def attended_steps(delayed: Tensor, context_frames: int, config: LanguageModelConfig) -> Tensor:
+    """Which steps of a delayed sequence take part in attention.
+
+    A pad at or before its own codebook's separator is invalid; a step is attended to if one of its K tokens is valid.
+    So step 0, left padding and dropped contexts are masked, and pads inside the target are not.
+
+    Args:
+        delayed: `[B, K, S]`.
+        context_frames: Tc, padding included.
+        config: the language model's.
+
+    Returns:
+        `[B, S]`, True where a step is attended to.
+    """
+    B, K, S = delayed.shape
+    if not config.separator:
+        return torch.ones(B, S, dtype=torch.bool, device=delayed.device)
+    steps = torch.arange(S, device=delayed.device)
+    separator_step = context_frames + 1 + torch.arange(K, device=delayed.device)
+    invalid = (delayed == config.pad) & (steps[None, :] <= separator_step[:, None])
+    return (~invalid).any(dim=1)
+
+
+def positions(attended: Tensor) -> Tensor:
+    """Positions `[B, S]` that count from the first attended step of each row; masked steps before it get 0."""
+    first = attended.int().argmax(dim=1, keepdim=True)
+    return (torch.arange(attended.shape[1], device=attended.device)[None, :] - first).clamp(min=0)
+
+
+def delayed_sequence(context: Tensor, target: Tensor, config: LanguageModelConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Everything that an uncached forward pass needs: delayed tokens, attended steps, positions.
+
+    Args:
+        context: `[B, K, Tc]`, left-padded with the pad token.
+        target: `[B, K, Tt]`.
+        config: the language model's.
+
+    Returns:
+        `[B, K, S]` tokens, `[B, S]` attended, `[B, S]` positions, with S = T + K.
+    """
+    delayed = delay(join(context, target, config), config.pad)
+    attended = attended_steps(delayed, context.shape[2], config)
+    return delayed, attended, positions(attended)

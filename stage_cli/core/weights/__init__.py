@@ -1,0 +1,1 @@
+"""Weights: names to local files, and the four published formats to ours."""

@@ -1,0 +1,237 @@
+"""Names to local directories: a path, a name in the model list, or a repository on the Hugging Face Hub.
+
+Hub files lie in the Hub's own cache. Files are resolved first and read later.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+from stage_cli.core.weights.catalog import CATALOG, local_models, models_folder
+from stage_cli.core.weights.shards import shard_names
+from stage_cli.errors import HubError, UsageError
+
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+# What a model repository may hold, ours or a MusicGen's. No other file is ever fetched, but the shards of an index.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "state_dict.bin")
+_AUDIOCRAFT_CODEC = "compression_state_dict.bin"  # the other weights have their codec inside
+_EXTRAS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "README.md",
+)
+
+# Seconds to wait for the list of a repository's files.
+_TIMEOUT = 10.0
+
+
+class _UnreachableError(HubError):
+    """The Hub does not answer: what is in the cache will have to do."""
+
+
+def resolve(name: str, *, offline: bool = False) -> Path:
+    """Find the local directory of a model, fetching it if needed.
+
+    Args:
+        name: a directory; a name in the model list or the models folder; or `org/name[@revision]` on the Hub.
+        offline: use only what is already here.
+
+    Raises:
+        UsageError: no such name.
+        HubError: it cannot be fetched; the message says why and what to do.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UsageError(
+            f"{name} is a file, not a model", next_step=f"make a model of it: stage models import {name} --stem drums"
+        )
+    if (own := models_folder() / name).is_dir() and "/" not in name:
+        return own
+    repository = next((entry.repository for entry in CATALOG if entry.name == name), name)
+    match = HUB_ID.fullmatch(repository)
+    if match is None or name.startswith((".", "/", "~")):
+        raise unknown_model(name)
+    return fetch_model(match["repository"], match["revision"], offline=offline)
+
+
+def unknown_model(name: str) -> UsageError:
+    """Make the error for a name that is no directory, no entry of the model list and no Hub id."""
+    known = [entry.name for entry in CATALOG] + [model.name for model in local_models()]
+    close = get_close_matches(name, known, n=1)
+    return UsageError(
+        f"There is no model '{name}'",
+        why=f"it is neither a directory nor one of: {', '.join(known)}"
+        + (f" (did you mean {close[0]}?)" if close else ""),
+        next_step="see `stage models list`, or give a Hub id such as facebook/musicgen-small",
+    )
+
+
+def fetch_model(repository: str, revision: str | None = None, *, offline: bool = False) -> Path:
+    """Fetch the files of a model, codec or text encoder repository into the Hub's cache.
+
+    Returns:
+        The directory of that revision in the cache.
+
+    Raises:
+        HubError: no such repository or revision, no access, no network, not in the cache while offline, or no weights.
+    """
+    if offline or _is_offline():
+        if (directory := cached_model(repository, revision)) is None:
+            raise _not_cached(repository)
+        return directory
+    try:
+        listed = _list_files(repository, revision)
+    except _UnreachableError:
+        if (directory := cached_model(repository, revision)) is None:
+            raise
+        return directory
+    weights = next((file for file in _WEIGHTS if file in listed), None)
+    if weights is None:
+        raise HubError(
+            f"{repository} holds no weights that stage-cli can read", why=f"none of {', '.join(_WEIGHTS)} is in it"
+        )
+    extras = [*_EXTRAS, _AUDIOCRAFT_CODEC] if weights == "state_dict.bin" else _EXTRAS
+    # The weights come last: where they are in the cache, so is the rest.
+    for file in extras:
+        if file in listed:
+            _fetch(repository, file, revision)
+    path = _fetch(repository, weights, revision)
+    if path.name.endswith(".index.json"):
+        for shard in shard_names(path):
+            if shard not in listed:
+                raise HubError(f"{repository} has no file {shard}", why="the repository is not complete")
+            _fetch(repository, shard, revision)
+    return path.parent
+
+
+def cached_model(repository: str, revision: str | None = None) -> Path | None:
+    """Find a repository's directory in the Hub's cache, without network; None if its weights are not all there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with _hub_errors(repository, revision):
+        for file in _WEIGHTS:
+            path = try_to_load_from_cache(repository, file, revision=revision)
+            if not isinstance(path, str):
+                continue
+            directory = Path(path).parent
+            shards = shard_names(Path(path)) if file.endswith(".index.json") else []
+            if all((directory / shard).exists() for shard in shards):
+                return directory
+    return None
+
+
+def push_directory(directory: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a model directory to the Hub, making the repository if needed.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        HubError: no access, no network, or the Hub refused.
+    """
+    from huggingface_hub import HfApi
+
+    with _hub_errors(repository, None):
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload a STAGE model")
+        return str(commit.commit_url)
+
+
+def _list_files(repository: str, revision: str | None) -> set[str]:
+    """List the names of a repository's files."""
+    from huggingface_hub import HfApi
+
+    with _hub_errors(repository, revision):
+        info = HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT)
+        return {sibling.rfilename for sibling in info.siblings or ()}
+
+
+def _fetch(repository: str, file: str, revision: str | None) -> Path:
+    """Fetch one file into the cache, if it is not there yet."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(repository, revision):
+        return Path(hf_hub_download(repository, file, revision=revision))
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str | None) -> Generator[None]:
+    """Turn the Hub client's exceptions into ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise HubError(
+            f"{repository} asks for its terms to be accepted first",
+            next_step=f"accept them on the Hub's page of {repository}, then log in with `hf auth login`",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise HubError(
+            f"There is no repository {repository} on the Hub, or it is private",
+            next_step="check the spelling; for a private one log in with `hf auth login`",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise HubError(
+            f"{repository} has no revision '{revision}'", next_step="check the branch, tag or commit after the @"
+        ) from None
+    except errors.LocalEntryNotFoundError as error:  # not in the cache, and the Hub did not answer
+        raise _unreachable(repository, error) from None
+    except errors.HFValidationError as error:
+        raise UsageError(f"{repository} is not a Hub id", why=str(error)) from None
+    except errors.LocalTokenNotFoundError:
+        raise HubError("You are not logged in to the Hub", next_step="log in with `hf auth login`") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise HubError(
+                f"The Hub refused access to {repository}",
+                next_step="log in with `hf auth login`, with write access to push",
+            ) from None
+        kind = _UnreachableError if status == 429 or status >= 500 else HubError
+        raise kind(
+            f"The Hub answered {status} for {repository}", why=str(error).splitlines()[0], next_step="try again later"
+        ) from None
+    except errors.HTTPError as error:  # the HTTP library's: no connection, no answer in time
+        raise _unreachable(repository, error) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise HubError(
+                "The disk is full", why=f"while fetching {repository}", next_step="free some space"
+            ) from None
+        raise _unreachable(repository, error) from None
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _not_cached(repository: str) -> HubError:
+    return HubError(
+        f"{repository} is not on this machine",
+        why="offline (--offline or HF_HUB_OFFLINE): only what was fetched before can be used",
+        next_step=f"go online once and run: stage models pull {repository}",
+    )
+
+
+def _unreachable(repository: str, error: BaseException) -> _UnreachableError:
+    cause = error.__cause__ or error
+    return _UnreachableError(
+        f"The Hub cannot be reached for {repository}",
+        why=str(cause).splitlines()[0] if str(cause) else type(cause).__name__,
+        next_step="check the network, or give a local model directory",
+    )
