@@ -1,0 +1,97 @@
+"""The Typer app, and the one place that turns errors into text and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from stage_cli import __version__
+from stage_cli.cli import generate, models, prepare_data
+from stage_cli.cli.console import print_error, print_note
+from stage_cli.errors import StageError
+
+INTERRUPTED = 130
+
+
+class ErrorGroup(TyperGroup):
+    """A group of commands whose errors are told to the user, not traced."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; 0 is success, 1 a failure, 2 wrong use, 130 Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except StageError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print_note("Stopped. Nothing half-written is left.")
+            raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read stdout has gone: Typer leaves quietly
+                raise
+            print_error(_told_by_the_system(error))
+            raise typer.Exit(StageError.exit_code) from None
+
+
+def _told_by_the_system(error: OSError) -> StageError:
+    """Make the error for a file that failed where no more is known than what the system says."""
+    what = f"cannot use {error.filename}" if error.filename else "the system reports an error"
+    return StageError(what, why=error.strerror or str(error), next_step="check the name and the disk")
+
+
+app = typer.Typer(
+    name="stage",
+    cls=ErrorGroup,
+    help="Write a fitting stem (drums, bass, …) for music that already exists.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Importing rich for a help page takes longer than all the rest of it.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate.generate)
+app.command("prepare-data")(prepare_data.prepare_data)
+app.command("prepare", hidden=True)(prepare_data.prepare_data)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line."""
+    # Before torch is imported. Threads that spin while they wait for each other lose whole time slices as soon as
+    # anything else runs beside them: a decode step then takes five times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A batch system or a closed terminal ends the program as Ctrl-C does: what is half-written is deleted on the way.
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the terminal, and so do we
+            signal.signal(number, _stop)
+    # A name may hold what the terminal's encoding does not: better an escape than no answer.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app()

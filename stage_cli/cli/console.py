@@ -1,0 +1,207 @@
+"""The one sink of output: results to stdout, progress and notes to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stage_cli.errors import StageError
+
+_PHASES = {"read": "reading", "generate": "writing"}
+
+
+def print_error(error: StageError, *, subject: str = "") -> None:
+    """Say what happened, why, and what to do next, each on its own line."""
+    head = f"{subject}: " if subject else ""
+    _stderr(f"Error: {head}{error.what}", style="bold red")
+    if error.why:
+        _stderr(f"  why:  {error.why}")
+    if error.next_step:
+        _stderr(f"  next: {error.next_step}")
+
+
+def print_note(text: str) -> None:
+    """Say something on stderr that is no result."""
+    _stderr(text, style="dim" if sys.stderr.isatty() else "")
+
+
+def print_json(values: Any) -> None:
+    """Write one JSON object on one line; numbers that JSON does not know (−inf LUFS) become null."""
+    is_utf8 = sys.stdout.encoding.lower() == "utf-8"
+    sys.stdout.write(json.dumps(_finite(values), ensure_ascii=not is_utf8) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Write a table on stdout: drawn in a terminal, tab-separated otherwise."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            sys.stdout.write("\t".join(cell if cell.isprintable() else repr(cell) for cell in row) + "\n")
+        sys.stdout.flush()
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+@contextmanager
+def spinner(text: str, *, quiet: bool) -> Generator[None]:
+    """Show that something takes a while; a plain line when stderr is no terminal."""
+    if quiet:
+        yield
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(text)):
+            yield
+    else:
+        _stderr(text)
+        yield
+
+
+@contextmanager
+def audio_progress(name: str, *, quiet: bool) -> Generator[Callable[[str, float, float], None]]:
+    """Yield a callback (phase, seconds of audio done, seconds in all) that draws a bar, or prints plain lines."""
+    if quiet:
+        yield lambda *_: None
+    elif sys.stderr.isatty():
+        with _bar(name) as update:
+            yield update
+    else:
+        yield _plain_lines(name)
+
+
+@contextmanager
+def count_progress(what: str, total: int, unit: str, *, quiet: bool) -> Generator[Callable[[], None]]:
+    """Yield a callback for each of `total` things that is done; it draws a bar with things per second, or lines."""
+    if quiet:
+        yield lambda: None
+    elif sys.stderr.isatty():
+        with _count_bar(what, total, unit) as advance:
+            yield advance
+    else:
+        yield _count_lines(what, total, unit)
+
+
+@contextmanager
+def _bar(name: str) -> Generator[Callable[[str, float, float], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f} / {task.total:.1f} s"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with progress:
+        tasks: dict[str, Any] = {}
+        began: dict[str, float] = {}
+
+        def update(phase: str, done: float, total: float) -> None:
+            if phase not in tasks:
+                from rich.markup import escape
+
+                label = f"{_PHASES.get(phase, phase)} {escape(name)}"
+                tasks[phase], began[phase] = progress.add_task(label, total=total, speed=""), time.perf_counter()
+            speed = done / max(time.perf_counter() - began[phase], 1e-9)
+            progress.update(tasks[phase], completed=done, total=total, speed=f"{speed:.2f} × real time" if done else "")
+
+        yield update
+
+
+@contextmanager
+def _count_bar(what: str, total: int, unit: str) -> Generator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} / {task.total:.0f}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    began = time.perf_counter()
+    with progress:
+        task = progress.add_task(what, total=total, speed="")
+
+        def advance() -> None:
+            progress.advance(task)
+            speed = progress.tasks[0].completed / (time.perf_counter() - began)
+            progress.update(task, speed=f"{speed:.2f} {unit}/s")
+
+        yield advance
+
+
+def _count_lines(what: str, total: int, unit: str) -> Callable[[], None]:
+    began = printed = time.perf_counter()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, printed
+        done += 1
+        now = time.perf_counter()
+        if now - printed > 10 and done < total:
+            speed = done / (now - began)
+            _stderr(f"{what}: {done} of {total} {unit}, {speed:.2f} {unit}/s, {(total - done) / speed:.0f} s left")
+            printed = now
+
+    return advance
+
+
+def _plain_lines(name: str) -> Callable[[str, float, float], None]:
+    began, printed = time.perf_counter(), time.perf_counter()
+
+    def update(phase: str, done: float, total: float) -> None:
+        nonlocal began, printed
+        now = time.perf_counter()
+        if phase == "generate" and done == 0:
+            began = now
+        # A log wants a line now and then, not each step.
+        if phase == "generate" and now - printed > 10:
+            if done:
+                speed = done / (now - began)
+                left = f"{(total - done) / speed:.0f} s left"
+                _stderr(f"{name}: {done:.1f} of {total:.1f} s, {speed:.2f} × real time, {left}")
+            printed = now
+
+    return update
+
+
+def _stderr(text: str, *, style: str = "") -> None:
+    if style and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text(text, style=style))
+        return
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

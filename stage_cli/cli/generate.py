@@ -1,0 +1,275 @@
+"""`stage generate`: write a stem for each context."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stage_cli.cli import console
+from stage_cli.cli.options import DeviceOption, JsonOption, OfflineOption, PrecisionOption
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.errors import StageError, UsageError
+
+if TYPE_CHECKING:
+    from stage_cli.core.accompaniment.accompany import Accompaniment, WrittenStem
+    from stage_cli.core.accompaniment.context import Context
+    from stage_cli.core.accompaniment.request import Request
+
+_DEFAULTS = GenerationConfig()
+
+
+def generate(
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[CONTEXT]…", help="More contexts.")] = None,
+    context: Annotated[
+        list[Path] | None,
+        typer.Option("--context", "-c", help="Audio file to accompany, or a folder of them; may be repeated."),
+    ] = None,
+    stem: Annotated[str, typer.Option("--stem", "-s", help="Stem to write: drums, bass, guitar, piano, …")] = "",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`."),
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", "-d", help='Text, such as "Genre: Rock. Mood: happy."')
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File or folder; next to the context if left out.")
+    ] = None,
+    mix: Annotated[bool, typer.Option("--mix", help="Also write context and stem together.")] = False,
+    variations: Annotated[int, typer.Option("--variations", "-n", help="Stems to write for each context.")] = (
+        _DEFAULTS.variations
+    ),
+    seed: Annotated[int | None, typer.Option("--seed", help="Fixes the result; random if left out.")] = None,
+    start: Annotated[float, typer.Option("--start", help="Seconds of the context to skip.")] = 0.0,
+    duration: Annotated[float | None, typer.Option("--duration", help="Seconds to write; all if left out.")] = None,
+    continuation: Annotated[
+        Path | None,
+        typer.Option("--continue", help="Audio of the stem's beginning, to go on from."),
+    ] = None,
+    bpm: Annotated[float | None, typer.Option("--bpm", help="No context but a tempo: clicks.")] = None,
+    beats_per_bar: Annotated[int | None, typer.Option("--beats-per-bar", help="With --bpm (4 if left out).")] = None,
+    offset: Annotated[
+        float | None,
+        typer.Option("--offset", help="With --bpm: seconds of the first beat."),
+    ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option("--guidance", help="How closely to follow; 1 is off."),
+    ] = _DEFAULTS.guidance,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 takes the likeliest token.")
+    ] = _DEFAULTS.temperature,
+    top_k: Annotated[int, typer.Option("--top-k", help="Tokens to draw from; 0 is all.")] = _DEFAULTS.top_k,
+    top_p: Annotated[float, typer.Option("--top-p", help="Probability to draw from; 1 is all.")] = _DEFAULTS.top_p,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    offline: OfflineOption = False,
+    format: Annotated[str | None, typer.Option("--format", help="wav or flac (24 bit).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a stem that fits a mix, or a tempo, on the beat and exactly as long.
+
+    stage generate --context mix.wav --stem drums --model stage-drums
+    """
+    config = GenerationConfig(
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        variations=variations,
+    )
+    # Imported here, for argument errors answer without audio libraries.
+    from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
+    from stage_cli.core.stems import parse_stem
+
+    if not stem:
+        raise UsageError("--stem is missing", next_step="say which stem to write, for example: --stem drums")
+    contexts = _contexts([*(context or []), *(more or [])], start, duration, bpm, beats_per_bar, offset)
+    if continuation is not None and len(contexts) > 1:
+        raise UsageError("--continue goes with one context")
+    if description is not None and not description.strip():
+        raise UsageError("--description is empty", next_step="leave it out, or say how the stem should sound")
+    template = Request(
+        contexts[0],
+        parse_stem(stem),
+        (),
+        description=description,
+        continuation=continuation,
+        format=choose_format(output, format),
+        overwrite=overwrite,
+    )
+    requests = plan_requests(contexts, template, output=output, variations=config.variations, mix=mix)
+    model_name = _require_model(model, template.stem)
+    requests, failures = _readable(requests, json=json)
+    if requests:
+        failures += _accompany(requests, config, model_name, device, precision, offline=offline, json=json)
+    if failures:
+        raise typer.Exit(min(error.exit_code for error in failures))
+
+
+def _contexts(
+    paths: list[Path],
+    start: float,
+    duration: float | None,
+    bpm: float | None,
+    beats_per_bar: int | None,
+    offset: float | None,
+) -> list[Context]:
+    from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
+    from stage_cli.core.audio.naming import find_audio
+
+    if bpm is not None:
+        if paths or start:
+            raise UsageError(
+                "--bpm makes its own context", next_step=f"leave out {'--context' if paths else '--start'}"
+            )
+        track = MetronomeContext(bpm)
+        return [
+            MetronomeContext(
+                bpm,
+                track.beats_per_bar if beats_per_bar is None else beats_per_bar,
+                track.duration if duration is None else duration,
+                track.offset if offset is None else offset,
+            )
+        ]
+    for option, value in (("--beats-per-bar", beats_per_bar), ("--offset", offset)):
+        if value is not None:
+            raise UsageError(f"{option} goes with --bpm only")
+    if not paths:
+        raise UsageError(
+            "There is nothing to accompany", next_step="give --context mix.wav, or a tempo: --bpm 120 --duration 20"
+        )
+    return [FileContext(path, start, duration) for path in find_audio(paths)]
+
+
+def _require_model(name: str | None, stem: str) -> str:
+    """Return the model's name, or explain how to get one."""
+    if name:
+        return name
+    from stage_cli.core.weights.catalog import local_models
+
+    own = [path.name for path in local_models()]
+    here = f"; here are: {', '.join(own)} (use --model {own[0]})" if own else ""
+    raise UsageError(
+        "There is no model yet: --model is missing",
+        why=f"no model is bundled with this version{here}",
+        next_step=f"import a STAGE checkpoint (stage models import stage-{stem}.safetensors --stem {stem}) or pull a "
+        "plain MusicGen (stage models pull musicgen-small), then give --model; see docs/models.md",
+    )
+
+
+def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], list[StageError]]:
+    """Keep the requests whose audio can be opened; tell of the others now, before a model is loaded."""
+    from stage_cli.core.accompaniment.context import FileContext
+    from stage_cli.core.audio.reading import probe
+
+    kept, failures = [], []
+    for request in requests:
+        try:
+            if isinstance(request.context, FileContext):
+                request.context.check()
+            if request.continuation is not None:
+                probe(request.continuation)
+            kept.append(request)
+        except StageError as error:
+            failures.append(error)
+            _report_failure(request, error, json=json)
+    return kept, failures
+
+
+def _accompany(
+    requests: list[Request],
+    config: GenerationConfig,
+    model_name: str,
+    device: str,
+    precision: str,
+    *,
+    offline: bool,
+    json: bool,
+) -> list[StageError]:
+    with console.spinner(f"Loading {model_name} …", quiet=json):
+        from stage_cli.core.accompaniment.accompany import accompany, check_stem
+        from stage_cli.core.model import StageModel
+
+        model = StageModel.from_pretrained(model_name, device=device, precision=precision, offline=offline)
+        check_stem(model, requests[0].stem)
+    if not json:
+        runtime = model.runtime
+        console.print_note(f"Model: {model_name} on {runtime.device} in {runtime.precision}. Seed: {config.seed}.")
+    failures: list[StageError] = []
+    rows = []
+    for request in requests:
+        try:
+            with console.audio_progress(request.context.name, quiet=json) as on_progress:
+                result = accompany(model, request, config, on_progress)
+        except StageError as error:
+            failures.append(error)
+            _report_failure(request, error, json=json)
+            continue
+        for stem in result.stems:
+            if json:
+                console.print_json(_as_json(request, result, stem, model_name))
+            rows.append(_row(result, stem))
+        for note in _notes(result):
+            console.print_note(note)
+    if rows and not json:
+        columns = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
+        console.print_table(columns, rows, right=range(1, len(columns)))
+    return failures
+
+
+def _report_failure(request: Request, error: StageError, *, json: bool) -> None:
+    if json:
+        failed = {"context": request.context.name, "error": error.what, "why": error.why, "next": error.next_step}
+        console.print_json(failed)
+    else:
+        console.print_error(error)
+
+
+def _notes(result: Accompaniment) -> list[str]:
+    from stage_cli.core.audio.files import display_name
+
+    notes = list(result.notes)
+    for stem in result.stems:
+        name = display_name(stem.path)
+        if stem.silent:
+            notes.append(f"{name} is silent (peak under −60 dBFS): try another --seed.")
+        if stem.turned_down:
+            notes.append(f"{name} was turned down by {stem.turned_down:.1f} dB to avoid clipping.")
+        if stem.mix_path is not None and stem.mix_turned_down:
+            mix_name = display_name(stem.mix_path)
+            notes.append(f"{mix_name} was turned down by {stem.mix_turned_down:.1f} dB to avoid clipping.")
+    return notes
+
+
+def _speed(result: Accompaniment) -> float:
+    return sum(stem.seconds for stem in result.stems) / max(result.compute_seconds, 1e-9)
+
+
+def _row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
+    return (
+        str(stem.path),
+        f"{stem.seconds:.2f}",
+        f"{stem.peak:.1f}",
+        f"{stem.loudness:.1f}",
+        str(stem.seed),
+        f"{_speed(result):.2f}",
+    )
+
+
+def _as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
+    return {
+        "context": request.context.name,
+        "stem": request.stem,
+        "model": model_name,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(stem).items()},
+        "compute_seconds": result.compute_seconds,
+        "speed": _speed(result),
+        "notes": _notes(result),
+    }

@@ -1,0 +1,25 @@
+"""One line that says on what a figure was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+
+def describe() -> str:
+    """Date, processor, cores, and versions, for the head of a table."""
+    names = ("stage-cli", "torch", "transformers")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"{date.today()} · {_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

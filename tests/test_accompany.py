@@ -1,0 +1,211 @@
+"""The core call behind `stage generate`: progress, stopping, and a stem on its way to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from stage_cli.core.accompaniment.accompany import accompany, check_stem
+from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
+from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
+from stage_cli.core.accompaniment.track import CEILING, StemTrack, gain_for, mixed_blocks, write_scaled
+from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.model import StageModel
+from stage_cli.errors import Cancelled, DeviceError, UsageError
+
+Write = Callable[..., Path]
+
+TEMPLATE = Request(MetronomeContext(120), "drums", ())
+
+
+@pytest.fixture
+def request_for(tmp_path: Path) -> Callable[..., Request]:
+    """A request for drums in `tmp_path/out`, with a mix."""
+
+    def make(context: FileContext | MetronomeContext) -> Request:
+        (planned,) = plan_requests([context], TEMPLATE, output=tmp_path / "out", variations=1, mix=True)
+        return planned
+
+    return make
+
+
+def test_progress_counts_the_seconds_of_reading_and_writing(
+    tiny_model: StageModel, request_for: Callable[..., Request], write_music: Write
+) -> None:
+    calls: list[tuple[str, float, float]] = []
+    request = request_for(FileContext(write_music(seconds=2.5), start=0.25))
+    accompany(tiny_model, request, GenerationConfig(), lambda *call: calls.append(call))
+    assert [phase for phase, _, _ in calls] == sorted((phase for phase, _, _ in calls), reverse=True), "read, generate"
+    for phase in ("read", "generate"):
+        done = [done for name, done, _ in calls if name == phase]
+        assert {total for name, _, total in calls if name == phase} == {2.25}
+        assert all(before <= after for before, after in pairwise(done))
+        assert done[-1] == pytest.approx(2.25, abs=0.02)
+    assert len([phase for phase, _, _ in calls if phase == "generate"]) > 100, "a call for each frame, 50 a second"
+
+
+@pytest.mark.parametrize("phase", ["read", "generate"])
+def test_progress_may_stop_it(
+    tiny_model: StageModel, request_for: Callable[..., Request], write_music: Write, tmp_path: Path, phase: str
+) -> None:
+    context = write_music(seconds=2.0)
+
+    def stop(name: str, done: float, total: float) -> None:
+        if name == phase and done > total / 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        accompany(tiny_model, request_for(FileContext(context)), GenerationConfig(), stop)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [context]
+
+
+def test_what_is_told_of_a_stem(tiny_model: StageModel, request_for: Callable[..., Request], tmp_path: Path) -> None:
+    result = accompany(tiny_model, request_for(MetronomeContext(90, 3, 1.0, 0.1)), GenerationConfig(seed=5))
+    (stem,) = result.stems
+    assert (stem.path, stem.mix_path) == (tmp_path / "out/90bpm.drums.wav", tmp_path / "out/90bpm.drums.mix.wav")
+    assert (stem.seed, stem.seconds, stem.sample_rate, stem.frames, stem.silent) == (5, 1.0, 8000, 8000, False)
+    assert result.compute_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        pytest.param(torch.OutOfMemoryError, "CUDA out of memory.", id="cuda"),
+        pytest.param(MemoryError, "", id="python"),
+        pytest.param(RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9", id="cpu"),
+    ],
+)
+def test_out_of_memory(
+    tiny_model: StageModel,
+    request_for: Callable[..., Request],
+    write_music: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind(message)
+
+    monkeypatch.setattr("stage_cli.core.accompaniment.accompany.generate_song", fail)
+    context = write_music(seconds=0.5)
+    with pytest.raises(DeviceError, match=r"Out of memory on cpu.*bfloat16 .* GB.*fewer --variations"):
+        accompany(tiny_model, request_for(FileContext(context)), GenerationConfig())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [context]
+
+
+def test_other_runtime_errors_are_not_taken_for_memory(
+    tiny_model: StageModel, request_for: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("stage_cli.core.accompaniment.accompany.generate_song", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        accompany(tiny_model, request_for(MetronomeContext(120, duration=0.5)), GenerationConfig())
+
+
+def test_check_stem(tiny_model: StageModel) -> None:
+    check_stem(tiny_model, "drums")
+    with pytest.raises(UsageError, match="writes drums, not bass"):
+        check_stem(tiny_model, "bass")
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("output", "format", "chosen"),
+    [
+        (None, None, "wav"),
+        (None, "flac", "flac"),
+        ("stems", None, "wav"),
+        ("stems.v2", "flac", "flac"),
+        ("stem.wav", None, "wav"),
+        ("stem.FLAC", None, "flac"),
+        ("stem.flac", "flac", "flac"),
+    ],
+)
+def test_choose_format(output: str | None, format: str | None, chosen: str) -> None:
+    assert choose_format(None if output is None else Path(output), format) == chosen
+
+
+def test_a_folder_that_looks_like_a_file_says_nothing_of_the_format(tmp_path: Path) -> None:
+    (tmp_path / "stems.mp3").mkdir()
+    assert choose_format(tmp_path / "stems.mp3", None) == "wav"
+
+
+def test_plan_requests_keeps_all_but_the_names(tmp_path: Path) -> None:
+    template = Request(MetronomeContext(120), "bass", (), description="Genre: Rock.", format="flac", overwrite=True)
+    contexts = [FileContext(tmp_path / "a.wav", 1.0, 2.0), MetronomeContext(100)]
+    planned = plan_requests(contexts, template, output=None, variations=2, mix=False)
+    assert [request.context for request in planned] == contexts
+    assert planned[0].stem_paths == (tmp_path / "a.bass.flac", tmp_path / "a.bass.2.flac")
+    assert planned[1].stem_paths == (Path("100bpm.bass.flac"), Path("100bpm.bass.2.flac"))
+    for request in planned:
+        assert (request.description, request.format, request.overwrite) == ("Genre: Rock.", "flac", True)
+        assert request.mix_paths == ()
+
+
+# A stem on its way to a file
+
+
+@pytest.mark.parametrize(("model_rate", "rate"), [(8000, 8000), (8000, 44100), (32000, 11025)])
+@pytest.mark.parametrize("extra", [-700, 0, 700], ids=["too-short", "exact", "too-long"])
+def test_a_track_has_its_exact_length(tmp_path: Path, model_rate: int, rate: int, extra: int) -> None:
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, model_rate + extra).astype(np.float32)
+    track = StemTrack(tmp_path, model_rate, rate, rate)
+    for piece in np.array_split(audio, 7):
+        track.push(piece)
+    track.finish()
+    stored = np.concatenate(list(track.blocks()))
+    assert np.array_equal(stored, np.concatenate(list(track.blocks()))), "it can be read again"
+    track.close()
+    whole = soxr.resample(audio, model_rate, rate, quality="VHQ")[:rate]
+    assert len(stored) == rate
+    np.testing.assert_allclose(stored[: len(whole)], whole, rtol=0, atol=1e-5)
+    assert not stored[len(whole) + 1 :].any(), "silence (a resampled stream may be one sample longer than soxr's)"
+    assert track.meter.peak == pytest.approx(20 * np.log10(np.abs(stored).max()))
+    assert list(tmp_path.iterdir()) == [], "it has no name in the folder"
+
+
+@pytest.mark.parametrize(
+    ("peak", "gain"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0001, CEILING / 1.0001), (40, CEILING / 40)]
+)
+def test_gain_for(peak: float, gain: float) -> None:
+    assert gain_for(peak) == gain
+
+
+def test_write_scaled_reaches_the_ceiling_and_not_more(tmp_path: Path) -> None:
+    blocks = [np.array([0.1, -2.5], dtype=np.float32), np.array([2.0], dtype=np.float32)]
+    with AtomicAudioWriter(tmp_path / "stem.wav", 8000, 1) as writer:
+        write_scaled(blocks, writer, gain_for(2.5))
+    written = soundfile.read(tmp_path / "stem.wav")[0]
+    np.testing.assert_allclose(written, np.array([0.1, -2.5, 2.0]) * CEILING / 2.5, atol=2**-22)
+    assert np.abs(written).max() == pytest.approx(10 ** (-0.1 / 20))
+
+
+@pytest.mark.parametrize("context_block", [1, 3, 10])
+@pytest.mark.parametrize("stem_block", [1, 4, 10])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mixed_blocks_may_be_cut_differently(context_block: int, stem_block: int, channels: int) -> None:
+    generator = np.random.default_rng(0)
+    context = generator.uniform(-1, 1, (10, channels)).astype(np.float32)
+    stem = generator.uniform(-1, 1, 10).astype(np.float32)
+
+    def cut(samples: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        return (samples[i : i + size] for i in range(0, len(samples), size))
+
+    mixed = np.concatenate(list(mixed_blocks(cut(context, context_block), cut(stem, stem_block))))
+    assert np.array_equal(mixed, context + stem[:, None])
+    if channels == 1:
+        of_mono = np.concatenate(list(mixed_blocks(cut(context[:, 0], context_block), cut(stem, stem_block))))
+        assert np.array_equal(of_mono, mixed)
