@@ -61,7 +61,7 @@ class StageConfig:
             )
         if self.stem is not None:
             try:
-                parse_stem(self.stem)
+                object.__setattr__(self, "stem", parse_stem(self.stem))
             except UsageError as error:
                 raise WeightsError(f"stem = {self.stem!r} in the model's config", why=error.why) from None
 

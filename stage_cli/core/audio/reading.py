@@ -20,6 +20,7 @@ BLOCK_FRAMES = 65_536
 # Mixes in float files rise above full scale, but not by 60 dB. Integers stored as floats do (a common mistake),
 # and so does garbage such as 1e30, which would overflow further on.
 _LOUDEST_SAMPLE = 1000.0
+_LONGEST_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def read_blocks(
     """
     _check_range(start, duration)
     with Decoder(path) as decoder:
-        first = round(start * decoder.sample_rate)
+        first = _frame(start, decoder.sample_rate)
         if decoder.frames is not None and first >= decoder.frames:
             raise _past_the_end(path, start, decoder.frames / decoder.sample_rate)
         decoder.skip_to(first)
-        last = None if duration is None else max(first + 1, round((start + duration) * decoder.sample_rate))
+        last = None if duration is None else max(first + 1, _frame(start + duration, decoder.sample_rate))
         while last is None or decoder.position < last:
             position = decoder.position
             block = decoder.read(block_frames if last is None else min(block_frames, last - position))
@@ -166,7 +167,7 @@ class MonoReader:
         self._duration = duration
         self._block_frames = block_frames
         self._stats: MonoStats | None = None
-        if round(start * self.info.sample_rate) >= self.info.frames:
+        if _frame(start, self.info.sample_rate) >= self.info.frames:
             raise _past_the_end(path, start, self.info.duration)
 
     @property
@@ -223,6 +224,11 @@ def _check_range(start: float, duration: float | None) -> None:
         raise UsageError(f"--start cannot be {start:g}", next_step="give the seconds to skip, 0 or more")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
         raise UsageError(f"--duration cannot be {duration:g}", next_step="give a number of seconds above 0")
+
+
+def _frame(seconds: float, sample_rate: int) -> int:
+    # 1e308 s lie past the end of every file, too, and not beyond what a float holds.
+    return round(min(seconds, _LONGEST_SECONDS) * sample_rate)
 
 
 def _past_the_end(path: Path, start: float, duration: float) -> UsageError:

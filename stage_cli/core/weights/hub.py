@@ -49,7 +49,10 @@ def resolve(name: str, *, offline: bool = False) -> Path:
         UsageError: no such name.
         HubError: it cannot be fetched; the message says why and what to do.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~somebody who has no home here
+        raise unknown_model(name) from None
     if path.is_dir():
         return path
     if path.is_file():

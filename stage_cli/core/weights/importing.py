@@ -36,7 +36,7 @@ def import_checkpoint(
     Args:
         checkpoint: a file, or a directory of a MusicGen.
         output: directory to make.
-        stem: what the model writes; None for one that was not trained for a stem.
+        stem: what the model writes; None keeps what a model of ours says of itself (a published one says nothing).
         base: directory or Hub id of the MusicGen that it was trained from, or of a codec: it lends what the checkpoint
             does not hold. The published EnCodec if left out.
         offline: use only files that are already on this machine.
@@ -57,7 +57,7 @@ def import_checkpoint(
     config = StageConfig(
         codec=plan.config.codec,
         lm=plan.config.lm,
-        stem=stem,
+        stem=stem or plan.config.stem,
         text_encoder=_text_encoder(plan.config, checkpoint, base),
         window_seconds=plan.config.window_seconds,
         licence=plan.config.licence,

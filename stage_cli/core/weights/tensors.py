@@ -148,13 +148,13 @@ def _load_pickle(path: Path) -> Any:
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)  # the old format cannot be mapped
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "weights_only" in str(error).lower():
-            raise WeightsError(
-                f"{path} was refused: it is a pickle that wants to run code",
-                why="only tensors and plain values are read from pickles",
-                next_step="use a file that you trust, converted to safetensors",
-            ) from None
-        raise _broken(path, str(error)) from None
+        if "Unsupported operand" in str(error):  # bytes that are no pickle at all
+            raise _broken(path, "it is neither safetensors nor a pickle of tensors") from None
+        raise WeightsError(
+            f"{path} was refused: it is a pickle that wants to run code",
+            why="only tensors and plain values are read from pickles",
+            next_step="use a file that you trust, converted to safetensors",
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
         raise _broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     except OSError as error:
