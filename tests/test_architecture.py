@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,9 +163,8 @@ def test_random_numbers_are_passed_in(module: str) -> None:
         assert called not in ("torch.manual_seed", "torch.seed", "random.seed", "np.random.seed"), called
         if called in ("torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.multinomial"):
             assert any(keyword.arg == "generator" for keyword in node.keywords), ast.unparse(node)
-        if called.startswith(("np.random.", "numpy.random.", "random.")):
-            name = called.rpartition(".")[2]
-            assert name in ("Generator", "PCG64", "SeedSequence", "default_rng", "Random"), called
+        if match := re.fullmatch(r"(?:np\.random|numpy\.random|random)\.(\w+)", called):
+            assert match[1] in ("Generator", "PCG64", "SeedSequence", "default_rng", "Random"), called
             assert node.args or node.keywords, f"{called}() takes its seed from the system"
 
 

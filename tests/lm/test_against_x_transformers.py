@@ -19,6 +19,8 @@ from stage_cli.core.model import StageModel
 from stage_cli.core.precision import Runtime
 from stage_cli.core.weights.checkpoint import Plan, find_codec_part, find_language_model, plain_config
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*sdp_kernel:FutureWarning")  # x-transformers' own
+
 # fp32 on both sides, sums ordered differently; logits are of size ~1.
 TOLERANCE = 1e-4
 

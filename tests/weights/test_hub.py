@@ -20,6 +20,8 @@ from stage_cli.core.weights.catalog import CATALOG
 from stage_cli.core.weights.hub import cached_model, fetch_model, resolve
 from stage_cli.errors import HubError, UsageError, WeightsError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+
 
 def _same_weights(one: StageModel, other: StageModel) -> None:
     mine, theirs = one.state_dict(), other.state_dict()
@@ -158,6 +160,23 @@ def test_offline_when_only_the_config_was_cached(hub: HubServer, tiny_model_dir:
         resolve("someone/half")
     with pytest.raises(HubError, match="someone/half is not on this machine"):
         resolve("someone/half", offline=True)
+
+
+def test_offline_when_a_shard_is_not_in_the_cache(hub: HubServer, tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in index["weight_map"].values():
+        (tmp_path / "repo" / name).write_bytes(name.encode())
+    hub.add_repo("someone/sharded", tmp_path / "repo")
+    directory = resolve("someone/sharded")
+    assert resolve("someone/sharded", offline=True) == directory
+    (directory / "model-00002-of-00002.safetensors").unlink()  # as after a download that was cut short
+    assert cached_model("someone/sharded") is None
+    with pytest.raises(HubError, match="someone/sharded is not on this machine"):
+        resolve("someone/sharded", offline=True)
+    assert resolve("someone/sharded") == directory  # online it is fetched
+    assert cached_model("someone/sharded") == directory
 
 
 def test_an_audiocraft_repository_works_offline_too(hub: HubServer, tmp_path: Path) -> None:
