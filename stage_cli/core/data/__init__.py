@@ -1,0 +1,1 @@
+"""From folders of multitrack songs to batches of (context, target, description)."""

@@ -1,0 +1,173 @@
+"""What is known of one song: the contract between preparing data and training on it, stored as `features.json`.
+
+Times are seconds, counted from the first sample. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stage_cli.errors import StageError
+
+SCHEMA_VERSION = 1
+FEATURES_FILE = "features.json"
+
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True)
+class StemFeatures:
+    """One stem of a song.
+
+    Attributes:
+        files: audio of its tracks, to be summed; relative to the folder of `features.json`, or absolute. For drums of
+            several tracks this is the one file `drums_mixed/drums.wav`.
+        active: seconds in which it can be heard (peak of a 0.1 s block ≥ −40 dBFS).
+        loudness: LUFS of the whole stem; None if it is silent.
+    """
+
+    files: tuple[str, ...]
+    active: float
+    loudness: float | None
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """Beats of a song.
+
+    Attributes:
+        bpm: beats a minute (median of the beat intervals), or None where no beat was found.
+        confidence: of the beats, 0 to 1; 1 for annotations.
+        beats: seconds.
+        downbeats: seconds; a subset of the beats.
+        beats_per_bar: most common number, or None if unknown.
+        bars_confidence: of downbeats and beats_per_bar, 0 to 1.
+        source: "annotations", "essentia" or "beat-this".
+    """
+
+    bpm: float | None
+    confidence: float
+    beats: tuple[float, ...]
+    downbeats: tuple[float, ...]
+    beats_per_bar: int | None
+    bars_confidence: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """Key of a song: tonic ("C", "F#", "Bb", …), scale ("major" or "minor"), strength 0 to 1, source."""
+
+    tonic: str
+    scale: str
+    strength: float
+    source: str
+
+
+@dataclass(frozen=True)
+class SongFeatures:
+    """One prepared song.
+
+    Attributes:
+        song: id, the name of its folder, unique in the data set.
+        title: as the data set tells it, or "".
+        artist: as the data set tells it, or "".
+        layout: "moisesdb", "musdb18", "slakh" or "folders".
+        sample_rate: Hz of its audio; where tracks differ, the highest.
+        frames: length at that rate; shorter tracks end in silence.
+        stems: by the project's stem names; silent ones too, with `active` 0.
+        rhythm: beats.
+        key: None where none was found.
+        genres: from the data set, or by model; may be empty.
+        moods: likewise.
+        fingerprint: of the audio's content and of the settings that made this file; other values mean: prepare again.
+    """
+
+    song: str
+    title: str
+    artist: str
+    layout: str
+    sample_rate: int
+    frames: int
+    stems: dict[str, StemFeatures]
+    rhythm: Rhythm
+    key: Key | None
+    genres: tuple[str, ...] = ()
+    moods: tuple[str, ...] = ()
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.sample_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON, headed by the schema's version."""
+        return {"schema_version": SCHEMA_VERSION, "duration": self.duration, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SongFeatures:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            StageError: another schema version, or fields that are missing, unknown or of a wrong type.
+        """
+        content = dict(values)
+        version = content.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise StageError(
+                f"features of schema version {version!r}, not {SCHEMA_VERSION}",
+                next_step="run stage prepare-data again",
+            )
+        content.pop("duration", None)
+        try:
+            stems = {name: _read(StemFeatures, stem) for name, stem in content.pop("stems").items()}
+            rhythm, key = _read(Rhythm, content.pop("rhythm")), content.pop("key")
+            return _read(
+                cls, {**content, "stems": stems, "rhythm": rhythm, "key": None if key is None else _read(Key, key)}
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StageError(
+                f"{FEATURES_FILE} is damaged", why=f"{error}", next_step="run stage prepare-data again"
+            ) from None
+
+
+def read_features(path: Path) -> SongFeatures:
+    """Read a `features.json`.
+
+    Raises:
+        StageError: it is missing, damaged, or of another schema version.
+    """
+    try:
+        return SongFeatures.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StageError(f"cannot read {path}", why=error.strerror or str(error)) from None
+    except ValueError as error:
+        raise StageError(f"{path} is damaged", why=str(error), next_step="run stage prepare-data again") from None
+
+
+def write_features(path: Path, features: SongFeatures) -> None:
+    """Write a `features.json`, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps(features.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(kind: type[_Part], values: Mapping[str, Any]) -> _Part:
+    known = {entry.name for entry in fields(kind)}  # ty: ignore[invalid-argument-type]
+    unknown = set(values) - known
+    if unknown:
+        raise TypeError(f"unknown field {sorted(unknown)[0]!r}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
