@@ -1,0 +1,1 @@
+"""The renderers: from a score to recorded tracks."""

@@ -1,0 +1,1 @@
+"""The built-in synthesizer: every instrument of the band from numpy alone, another timbre for each song."""

@@ -1,0 +1,65 @@
+"""Which sounds a set of songs has: settings decided, soundfonts opened, and what a song is made by."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stage_cli.core.data.band.rendering import soundfont
+from stage_cli.core.data.band.rendering.sound_banks import MixedBank, SoundBank, SynthBank
+from stage_cli.core.data.band.settings import DemoSettings
+
+VERSION = 1
+"""Of composer and synthesizer together: another number, other songs."""
+
+
+def recipe(settings: DemoSettings, index: int) -> dict[str, Any]:
+    """Return what a song is made by, as `data.json` records it."""
+    return {
+        "version": VERSION,
+        "seed": settings.seed,
+        "index": index,
+        "seconds": settings.seconds,
+        "sounds": settings.sounds,
+        "soundfont": None if settings.soundfont is None else _fingerprint(settings.soundfont),
+        "tempo_changes": settings.tempo_changes,
+    }
+
+
+def resolve(settings: DemoSettings) -> DemoSettings:
+    """Return settings whose sounds are decided: "auto" takes a soundfont where there is one.
+
+    Raises:
+        StageError: a soundfont is asked for that is not there, or that nothing can read.
+    """
+    if settings.sounds == "synth":
+        return settings
+    if settings.sounds == "auto" and settings.soundfont is None:
+        found = soundfont.find_default() if soundfont.is_available() else None
+        return replace(settings, sounds="synth" if found is None else "soundfont", soundfont=found)
+    path = settings.soundfont or soundfont.find_default()
+    soundfont.check(path)
+    return replace(settings, sounds="soundfont" if settings.sounds == "auto" else settings.sounds, soundfont=path)
+
+
+def open_bank(settings: DemoSettings) -> SoundBank:
+    """Return where the sounds of resolved settings come from; a soundfont is opened once in a process."""
+    if settings.sounds == "synth" or settings.soundfont is None:
+        return SynthBank()
+    bank = _open_soundfont(settings.soundfont)
+    return bank if settings.sounds == "soundfont" else MixedBank(SynthBank(), bank)
+
+
+@lru_cache(maxsize=1)
+def _open_soundfont(path: Path) -> SoundBank:
+    return soundfont.SoundfontBank(path)
+
+
+@lru_cache(maxsize=4)
+def _fingerprint(path: Path) -> str:
+    """Return name, size and a checksum of the file's beginning: enough to tell soundfonts apart."""
+    with path.open("rb") as file:
+        return f"{path.name} {path.stat().st_size} {zlib.crc32(file.read(1 << 20)):08x}"

@@ -1,0 +1,1 @@
+"""What is measured of a song: levels, beats, bars, key and tags."""
