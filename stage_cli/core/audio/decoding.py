@@ -125,7 +125,7 @@ class Decoder:
         try:
             status = self.path.stat()
             if stat.S_ISREG(status.st_mode) and status.st_size:
-                return self.path.open("rb", buffering=_BUFFER_BYTES)
+                return cast("io.BufferedReader", self.path.open("rb", buffering=_BUFFER_BYTES))
         except FileNotFoundError as error:
             why, step = "there is no such file", "check the name and the folder"
             raise self._unreadable(why, step) from error
