@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import generate, models, prepare_data
+from stage_cli.cli import demo_data, generate, models, prepare_data
 from stage_cli.cli.console import print_error, print_note
 from stage_cli.errors import StageError
 
@@ -57,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("demo-data")(demo_data.demo_data)
 app.command("prepare-data")(prepare_data.prepare_data)
 app.command("prepare", hidden=True)(prepare_data.prepare_data)
 app.add_typer(models.app, name="models")
@@ -83,9 +84,9 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def main() -> None:
     """Run the command line."""
-    # Before torch is imported. Threads that spin while they wait for each other lose whole time slices as soon as
-    # anything else runs beside them: a decode step then takes five times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported. Threads that spin for long while they wait for each other take the processor from what
+    # they wait for as soon as anything else runs beside them; those that never spin are slower on an idle machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # A batch system or a closed terminal ends the program as Ctrl-C does: what is half-written is deleted on the way.
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the terminal, and so do we

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from statistics import median
 
 # As the command line does (cli/app.py), and before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
 from environment import describe

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.delay_pattern import delay, undelay
 from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.prefix import Layout, join
@@ -102,21 +103,23 @@ def decode_window(
     steps = frames + lm.config.codebooks - 1
     # The step before the target's first one (the separator, or the past) is fed together with the known frames.
     logits = lm.advance(torch.cat([rows.between(-1, kept) for rows in groups]), caches)
-    for step in range(kept, steps):
-        tokens = sample(
-            _guided(logits, config.guidance, len(groups)),
-            draws[:, :, step],
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-        )
-        for rows in groups:
-            here = rows.between(step, step + 1)[:, :, 0]
-            here.copy_(torch.where(writable[:, :, step], tokens, here))
-        if on_step is not None:
-            on_step(max(kept, step + 2 - lm.config.codebooks))
-        if step + 1 < steps:
-            logits = lm.advance(torch.cat([rows.between(step, step + 1) for rows in groups]), caches)
+    with StepThreads(lm) as threads:
+        for step in range(kept, steps):
+            tokens = sample(
+                _guided(logits, config.guidance, len(groups)),
+                draws[:, :, step],
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+            )
+            for rows in groups:
+                here = rows.between(step, step + 1)[:, :, 0]
+                here.copy_(torch.where(writable[:, :, step], tokens, here))
+            if on_step is not None:
+                on_step(max(kept, step + 2 - lm.config.codebooks))
+            if step + 1 < steps:
+                logits = lm.advance(torch.cat([rows.between(step, step + 1) for rows in groups]), caches)
+            threads.step_done()
     first = groups[0]
     return undelay(first.tokens)[:, :, first.layout.target_column :]
 

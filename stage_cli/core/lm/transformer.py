@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.linear import linear
+from stage_cli.core.lm.linear import Int8Linear, linear
 
 
 def sinusoids(positions: Tensor, dimension: int) -> Tensor:
@@ -110,6 +110,11 @@ class LanguageModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """The precision of the activations."""
         return self.embeddings.dtype
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the linears' weights are int8."""
+        return isinstance(self.output_heads, Int8Linear)
 
     @property
     def cache_dtype(self) -> torch.dtype:

@@ -143,10 +143,10 @@ def leading_hand(rng: np.random.Generator, manner: str, meter: Meter) -> list[li
     elif manner == "beats":
         bar = on(CLOSED_HAT, beat)
     elif manner == "offbeats":
-        bar = [Hit(float(step), OPEN_HAT, 0.8) for step in range(2, steps, 4)]
+        bar = [Hit(float(step), OPEN_HAT, 0.68) for step in range(2, steps, 4)]
     elif manner in ("offbeats with sixteenths", "barking eighths"):
         every = 1 if manner.startswith("offbeats") else 2
-        bar = [Hit(h.step, OPEN_HAT, 0.8) if h.step % 4 == 2 else h for h in on(CLOSED_HAT, every)]
+        bar = [Hit(h.step, OPEN_HAT, 0.68) if h.step % 4 == 2 else h for h in on(CLOSED_HAT, every)]
     elif manner == "spang-a-lang":
         skips = [step for step in range(2, steps, 4) if (step // 4) % 2 == 1]
         bar = [*on(RIDE, 4), *(Hit(float(step), RIDE, 0.55) for step in skips)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib
 import importlib.util
 from collections import OrderedDict
 from pathlib import Path
@@ -174,7 +175,7 @@ class SoundfontBank:
     def _opened(self) -> tuple[Any, int]:
         if self._synth is None:
             try:
-                import fluidsynth
+                fluidsynth: Any = importlib.import_module("fluidsynth")
             except (ImportError, OSError) as error:
                 raise StageError("soundfonts need FluidSynth", why=str(error), next_step=INSTALL_LINE) from error
             synth = fluidsynth.Synth(gain=0.5, samplerate=float(SAMPLE_RATE))

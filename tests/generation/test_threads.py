@@ -1,0 +1,113 @@
+"""The number of threads of a decode step: chosen by time, never heard in the tokens, never left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from random_weights import randomise
+
+from stage_cli.core.generation import threads
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.threads import StepThreads
+from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.linear import Int8Linear
+from stage_cli.core.lm.transformer import LanguageModel
+
+CONFIG = LanguageModelConfig(codebook_size=64, dimension=128, layers=2, heads=2, feed_forward=256, text_dimension=None)
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def int8_model() -> LanguageModel:
+    plain = LanguageModel(CONFIG)
+    randomise(plain)
+    lm = LanguageModel(CONFIG, quantized=True).eval()
+    state = plain.state_dict()
+    for name, module in lm.named_modules():
+        if isinstance(module, Int8Linear):
+            module.weight, module.scale = Int8Linear.quantize(state[f"{name}.weight"])
+        elif isinstance(module, torch.nn.LayerNorm):
+            module.load_state_dict({part: state[f"{name}.{part}"] for part in ("weight", "bias")})
+    lm.embeddings.data.copy_(state["embeddings"])
+    return lm.to(torch.bfloat16)
+
+
+class Clock:
+    """A clock that lets each step take what the number of threads at its time costs."""
+
+    def __init__(self, cost: dict[int, float]) -> None:
+        self.cost, self.now = cost, 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def run(self, steps: StepThreads, count: int) -> list[int]:
+        used = []
+        for _ in range(count):
+            used.append(torch.get_num_threads())
+            self.now += self.cost[used[-1]]
+            steps.step_done()
+        return used
+
+
+@pytest.mark.parametrize(("cost", "winner"), [({2: 0.03, 1: 0.05}, 2), ({2: 0.5, 1: 0.05}, 1)])
+def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch, cost: dict[int, float], winner: int) -> None:
+    clock = Clock(cost)
+    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
+    with StepThreads(int8_model()) as steps:
+        used = clock.run(steps, 400)
+    assert set(used) == {1, 2}
+    assert used.count(winner) > 0.85 * len(used)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_machine_that_gets_busy_is_noticed_within_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock({2: 0.03, 1: 0.05})
+    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
+    with StepThreads(int8_model()) as steps:
+        clock.run(steps, 10)
+        assert torch.get_num_threads() == 2
+        clock.cost = {2: 0.9, 1: 0.06}
+        used = clock.run(steps, 20)
+    assert used.count(2) <= 4
+
+
+def test_the_threads_change_no_bit_of_an_int8_step() -> None:
+    lm = int8_model()
+    context = torch.randint(64, (1, 4, 40), generator=torch.Generator().manual_seed(0))
+    uniforms = torch.rand(1, 4, 30, generator=torch.Generator().manual_seed(1))
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(decode_window(lm, context, context[:, :, :0], uniforms, GenerationConfig(top_k=0)))
+    assert torch.equal(*results)
+    assert len(results[0].unique()) > 20
+
+
+def test_models_whose_kernels_are_not_so_exact_keep_all_threads() -> None:
+    lm = LanguageModel(CONFIG)
+    with StepThreads(lm) as steps:
+        for _ in range(100):
+            steps.step_done()
+            assert torch.get_num_threads() == 2
+
+
+def test_an_interrupted_window_gives_the_threads_back() -> None:
+    context = torch.zeros(1, 4, 10, dtype=torch.int64)
+
+    def stop(frames: int) -> None:
+        if torch.get_num_threads() == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_window(int8_model(), context, context[:, :, :0], torch.rand(1, 4, 30), GenerationConfig(), on_step=stop)
+    assert torch.get_num_threads() == 2
