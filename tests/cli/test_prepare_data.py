@@ -285,7 +285,8 @@ class TestStops:
             assert time.monotonic() < end, "a worker works on"
             time.sleep(0.05)
         self.check_whole(folder)
-        assert list(folder.rglob("*.part")) == []
+        if number != signal.SIGKILL:  # who is killed cannot tidy up: the next run does
+            assert list(folder.rglob("*.part")) == []
         self.finish(folder, stage, 8)
 
     @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

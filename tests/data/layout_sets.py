@@ -21,9 +21,9 @@ def noise(seed: int, seconds: float = 0.5, rate: int = 44100, channels: int = 2,
     return level * generator.uniform(-1, 1, (round(seconds * rate), channels)).astype(np.float32)
 
 
-def write(path: Path, audio: np.ndarray, rate: int = 44100, **options: str) -> Path:
+def write(path: Path, audio: np.ndarray, rate: int = 44100, subtype: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, rate, **options)
+    soundfile.write(path, audio, rate, subtype=subtype)
     return path
 
 

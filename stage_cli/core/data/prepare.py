@@ -82,6 +82,13 @@ def prepare_song(found: SongFolder, settings: PrepareSettings) -> PreparedSong:
     return PreparedSong(found.id, "failed", None, folder, error=failure, compute_seconds=time.perf_counter() - began)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed run has left half-written of the song whose features lie in a folder."""
+    for pattern in (f"{PREPARED_DRUMS}/.stage-*.part", f".{FEATURES_FILE}.*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def _prepare(song: Song, folder: Path, settings: PrepareSettings) -> tuple[str, SongFeatures | None]:
     before = _earlier_features(folder)
     files = _source_files(song)
@@ -96,7 +103,7 @@ def _prepare(song: Song, folder: Path, settings: PrepareSettings) -> tuple[str, 
     if settings.check:
         SongAudio(song)  # opens every file
         return "outdated", None
-    _remove_unfinished(folder)
+    remove_unfinished(folder)
     audio = SongAudio(song)
     measured = _measure(audio, song, folder if drums else None, with_tags=settings.tags is not None)
     song_rhythm, song_key = _rhythm_and_key(song, measured, settings)
@@ -219,13 +226,6 @@ def _earlier_features(folder: Path) -> SongFeatures | None:
         return read_features(folder / FEATURES_FILE)
     except StageError:  # none yet, damaged, or of an older schema: made anew
         return None
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Delete what a killed run has left of this song."""
-    for pattern in (f"{PREPARED_DRUMS}/.stage-*.part", f".{FEATURES_FILE}.*.part"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def _rounded(loudness: float | None) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing.connection import wait
 
 from stage_cli.core.data.layouts.source import SongFolder
-from stage_cli.core.data.prepare import PreparedSong, prepare_song
+from stage_cli.core.data.prepare import PreparedSong, prepare_song, remove_unfinished
 from stage_cli.core.data.settings import PrepareSettings
 from stage_cli.errors import StageError
 
@@ -48,10 +48,13 @@ def prepare_songs(songs: Sequence[SongFolder], settings: PrepareSettings, jobs: 
     # Not forked: a copy of a process with threads (a progress bar is one) may hang.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    unfinished = {song.id: song for song in songs}
     try:
-        futures: list[Future[PreparedSong]] = [executor.submit(_prepare_in_worker, song, settings) for song in songs]
+        futures: list[Future[PreparedSong]] = [executor.submit(prepare_song, song, settings) for song in songs]
         for future in as_completed(futures):
-            yield future.result()
+            result = future.result()
+            del unfinished[result.id]
+            yield result
     except BrokenProcessPool:
         raise StageError(
             "a process of --jobs was killed",
@@ -59,11 +62,14 @@ def prepare_songs(songs: Sequence[SongFolder], settings: PrepareSettings, jobs: 
             next_step="run the same command again with fewer --jobs: it goes on where it stopped",
         ) from None
     except BaseException:
+        # At once, not by an exception in them: one that arrives in a callback of libsndfile would be lost.
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+        for song in unfinished.values():
+            remove_unfinished(settings.folder_of(song))
 
 
 def _complete(settings: PrepareSettings) -> PrepareSettings:
@@ -92,20 +98,6 @@ def _begin_worker() -> None:
     # Ctrl-C reaches every process of a terminal: the first one decides, and terminates the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _prepare_in_worker(song: SongFolder, settings: PrepareSettings) -> PreparedSong:
-    """Prepare a song; when the process is told to end, end it, but delete the song's unfinished files before."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return prepare_song(song, settings)
-    except KeyboardInterrupt:
-        # Returning would only bring the next song.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_with_parent() -> None:

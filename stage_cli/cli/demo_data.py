@@ -1,0 +1,71 @@
+"""`stage demo-data`: write a set of synthetic band songs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stage_cli.cli import console
+from stage_cli.cli.options import JsonOption
+from stage_cli.core.data.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
+
+_DEFAULTS = DemoSettings()
+
+
+def demo_data(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the songs; new, empty, or to go on with.")],
+    songs: Annotated[int, typer.Option("--songs", "-n", help="How many songs.")] = _DEFAULTS.songs,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of each song.")] = _DEFAULTS.seconds,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes the songs; another seed, other songs.")] = _DEFAULTS.seed,
+    sounds: Annotated[
+        str, typer.Option("--sounds", help=f"{', '.join(SOUNDS)}; auto is a soundfont if there is one, else synth.")
+    ] = _DEFAULTS.sounds,
+    soundfont: Annotated[
+        Path | None, typer.Option("--soundfont", help="General MIDI soundfont (.sf2); Debian's FluidR3 if left out.")
+    ] = _DEFAULTS.soundfont,
+    tempo_changes: Annotated[
+        str, typer.Option("--tempo-changes", help=f"Between a song's sections: {', '.join(TEMPO_CHANGES)}.")
+    ] = _DEFAULTS.tempo_changes,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write synthetic band songs in MoisesDB's layout, to try everything without a data set.
+
+    stage demo-data songs --songs 20 --seconds 30 --seed 1
+    """
+    settings = DemoSettings(songs, seconds, seed, sounds, soundfont, tempo_changes)
+    check_jobs(jobs)
+    # Imported here, for argument errors answer without numpy.
+    from stage_cli.core.data.band.demo_data import as_dict, write_demo_data
+    from stage_cli.core.data.band.sounds import resolve
+
+    settings = resolve(settings)
+    if not json:
+        name = "the built-in synthesizer" if settings.soundfont is None else settings.soundfont.name
+        console.print_note(f"Sounds: {name}{' and the built-in synthesizer' if settings.sounds == 'mixed' else ''}.")
+    began = time.perf_counter()
+    written = kept = 0
+    with console.audio_progress(f"{songs} songs", quiet=json) as on_progress:
+        reports = write_demo_data(
+            output,
+            settings,
+            jobs=jobs,
+            overwrite=overwrite,
+            on_progress=lambda done, total: on_progress("generate", done, total),
+        )
+        for report in reports:
+            written, kept = written + report.written, kept + (not report.written)
+            if json:
+                console.print_json(as_dict(report))
+    if json:
+        return
+    speed = written * seconds / max(time.perf_counter() - began, 1e-9)
+    console.print_table(
+        ("folder", "written", "kept", "seconds each", "× real time"),
+        [(str(output), f"{written}", f"{kept}", f"{seconds:g}", f"{speed:.1f}" if written else "–")],
+        right=range(1, 5),
+    )
