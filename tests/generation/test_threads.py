@@ -13,10 +13,14 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import Int8Linear
-from stage_cli.core.lm.transformer import LanguageModel
+from stage_cli.core.lm.transformer import LanguageModel, _attend_cached
 
-CONFIG = LanguageModelConfig(codebook_size=64, dimension=128, layers=2, heads=2, feed_forward=256, text_dimension=None)
+# As many heads, and as wide, as MusicGen-small: torch's fused attention splits its work by them.
+CONFIG = LanguageModelConfig(
+    codebook_size=64, dimension=1024, layers=2, heads=16, feed_forward=256, text_dimension=None
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +85,23 @@ def test_a_machine_that_gets_busy_is_noticed_within_a_few_steps(monkeypatch: pyt
     assert used.count(2) <= 4
 
 
-def test_the_threads_change_no_bit_of_an_int8_step() -> None:
+@pytest.mark.parametrize("past", [100, 700])
+def test_the_threads_change_no_bit_of_a_steps_attention(past: int) -> None:
+    # Through layers of bfloat16 a difference shows late, so the attention is looked at alone, in fp32.
+    generator = torch.Generator().manual_seed(0)
+    cache = KVCache.allocate(CONFIG, 1, past + 1, dtype=torch.float32, device=torch.device("cpu"))
+    cache.keys.normal_(generator=generator)
+    cache.values.normal_(generator=generator)
+    cache.length = past
+    q, k, v = torch.randn(3, 1, CONFIG.heads, 1, CONFIG.head_dimension, generator=generator)
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(_attend_cached(cache, 0, q, k, v))
+    assert torch.equal(*results)
+
+
+def test_the_threads_change_no_token_of_an_int8_model() -> None:
     lm = int8_model()
     context = torch.randint(64, (1, 4, 40), generator=torch.Generator().manual_seed(0))
     uniforms = torch.rand(1, 4, 30, generator=torch.Generator().manual_seed(1))
