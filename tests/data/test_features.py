@@ -276,7 +276,7 @@ class TestBeatThis:
 
         monkeypatch.setitem(sys.modules, "beat_this", types.ModuleType("beat_this"))
         module = types.ModuleType("beat_this.inference")
-        module.Audio2Beats = Audio2Beats  # ty: ignore[unresolved-attribute]
+        module.Audio2Beats = Audio2Beats  # ty: ignore[missing-attribute]
         monkeypatch.setitem(sys.modules, "beat_this.inference", module)
         beat_this.tracker.cache_clear()
         rhythm = beat_this.track_rhythm(np.ones(10 * RATE, dtype=np.float32))
@@ -292,7 +292,7 @@ class TestBeatThis:
 
         monkeypatch.setitem(sys.modules, "beat_this", types.ModuleType("beat_this"))
         module = types.ModuleType("beat_this.inference")
-        module.Audio2Beats = Audio2Beats  # ty: ignore[unresolved-attribute]
+        module.Audio2Beats = Audio2Beats  # ty: ignore[missing-attribute]
         monkeypatch.setitem(sys.modules, "beat_this.inference", module)
         beat_this.tracker.cache_clear()
         with pytest.raises(StageError, match=r"weights 'final0'.*cannot be loaded.*Could not load the checkpoint"):

@@ -25,8 +25,8 @@ class StemFeatures:
     """One stem of a song.
 
     Attributes:
-        files: audio of its tracks, to be summed; relative to the folder of `features.json`, or absolute. For drums of
-            several tracks this is the one file `drums_mixed/drums.wav`.
+        files: audio of its tracks, to be summed; relative to the folder of `features.json`, or absolute. For drums this
+            is the one file `drums_mixed/drums.wav`, however many tracks they have.
         active: seconds in which it can be heard (peak of a 0.1 s block ≥ −40 dBFS).
         loudness: LUFS of the whole stem; None if it is silent.
     """
@@ -41,8 +41,8 @@ class Rhythm:
     """Beats of a song.
 
     Attributes:
-        bpm: beats a minute (median of the beat intervals), or None where no beat was found.
-        confidence: of the beats, 0 to 1; 1 for annotations.
+        bpm: beats a minute (mean of the beat intervals, outliers left out), or None where no beat was found.
+        confidence: of the beats, 0 to 1; 1 for annotations and where the tracker tells none.
         beats: seconds.
         downbeats: seconds; a subset of the beats.
         beats_per_bar: most common number, or None if unknown.

@@ -96,4 +96,4 @@ def _extended(beats: np.ndarray, start: float, end: float) -> np.ndarray:
     before = np.arange(beats[0] - opening, start - _EDGE, -opening)[::-1]
     after = np.arange(beats[-1] + closing, end - _EDGE, closing)
     joined = np.concatenate((before, beats, after))
-    return joined[joined >= max(0.0, start - _EDGE)]
+    return np.maximum(joined[joined >= start - _EDGE], 0.0)
