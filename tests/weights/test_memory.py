@@ -14,8 +14,9 @@ from transformers_reference import make_codec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
-# MusicGen-small with 5 of its 24 layers: 404 MB in fp32.
-WIDTH, LAYERS, CODEBOOKS, CODES, TEXT = 1024, 5, 4, 2048, 768
+# MusicGen-small with 9 of its 24 layers. With fewer, the largest single table weighs more beside the whole than it does
+# in the real model.
+WIDTH, LAYERS, CODEBOOKS, CODES, TEXT = 1024, 9, 4, 2048, 768
 ALLOWED = 1.3
 
 SCRIPT = """
@@ -86,7 +87,7 @@ def test_peak_memory_of_loading(big_model: Path, tiny_model_dir: Path, precision
         check=True,
     )
     found = json.loads(done.stdout)
-    expected = {"float32": 4, "bfloat16": 2, "int8": 1}[precision] * 100e6
+    expected = {"float32": 4, "bfloat16": 2, "int8": 1}[precision] * 168e6
     assert found["precision"] == precision
     assert 0.95 * expected < found["kept"] < 1.2 * expected
     assert found["growth"] <= ALLOWED * found["kept"], f"{found['growth'] / found['kept']:.2f} times the weights"
