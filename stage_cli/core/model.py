@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.codec.encodec import Encodec
+from stage_cli.core.codec.kinds import make_codec
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import StageConfig
@@ -40,7 +40,7 @@ class StageModel(nn.Module):
     def __init__(self, config: StageConfig, *, quantized: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.codec = Encodec(config.codec)
+        self.codec = make_codec(config.codec)
         self.lm = LanguageModel(config.lm, quantized=quantized)
         text, width = config.lm.text_dimension, config.lm.dimension
         self.text_projection = nn.Linear(text, width) if text is not None else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stage_cli.core.codec.config import CodecConfig
+from stage_cli.core.codec.kinds import AnyCodecConfig, codec_config_from_dict
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError, WeightsError
@@ -33,7 +34,7 @@ class StageConfig:
         base: where the weights come from.
     """
 
-    codec: CodecConfig = field(default_factory=CodecConfig)
+    codec: AnyCodecConfig = field(default_factory=CodecConfig)
     lm: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     stem: str | None = None
     text_encoder: str | None = DEFAULT_TEXT_ENCODER
@@ -107,7 +108,7 @@ class StageConfig:
             )
         try:
             lm = LanguageModelConfig.from_dict(fields.pop("lm"))
-            codec = CodecConfig.from_dict(fields.pop("codec"))
+            codec = codec_config_from_dict(fields.pop("codec"))
             return cls(lm=lm, codec=codec, **fields)
         except KeyError as error:
             raise WeightsError(f"config.json has no {error.args[0]!r}") from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage_cli.core.codec.config import CodecConfig
+from stage_cli.core.codec.shape import CodecShape
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ResidualVectorQuantizer(nn.Module):
 
     statistics: CodebookStatistics | None
 
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, config: CodecShape) -> None:
         super().__init__()
         self.codebooks = nn.Buffer(torch.zeros(config.codebooks, config.codebook_size, config.dimension))
         self.statistics = None

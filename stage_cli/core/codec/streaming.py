@@ -1,7 +1,7 @@
 """Long audio in pieces: codes and audio as of the whole, in memory that does not grow with its length.
 
-Nothing is computed twice and nothing cross-faded: every layer remembers what it needs (`streaming_layers.py`), so
-pieces differ from the whole by float rounding alone.
+Nothing is cross-faded: each codec's networks remember, or look back at, all that their outputs depend on, so pieces
+differ from the whole by float rounding alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stage_cli.core.codec.streaming_layers import Chain, Layer, Pointwise, decoder_chain, encoder_chain, join
+from stage_cli.core.codec.streaming_layers import Chain, Layer, Pointwise, join
 
 if TYPE_CHECKING:
-    from stage_cli.core.codec.encodec import Encodec
+    from stage_cli.core.codec.codec import Codec
 
 # Frames that go through the network at once: 2 s at 50 Hz.
 PIECE_FRAMES = 100
@@ -33,7 +33,7 @@ class StreamingEncoder:
         ValueError: `piece_frames` is under 1.
     """
 
-    def __init__(self, codec: Encodec, *, piece_frames: int = PIECE_FRAMES) -> None:
+    def __init__(self, codec: Codec, *, piece_frames: int = PIECE_FRAMES) -> None:
         self._codec = codec
         self._pieces = _encoder_pieces(codec, piece_frames)
 
@@ -60,7 +60,7 @@ class StreamingEncoder:
 class StreamingDecoder:
     """Codes that arrive bit by bit to audio; the arguments are those of `StreamingEncoder`."""
 
-    def __init__(self, codec: Encodec, *, piece_frames: int = PIECE_FRAMES) -> None:
+    def __init__(self, codec: Codec, *, piece_frames: int = PIECE_FRAMES) -> None:
         self._codec = codec
         self._pieces = _decoder_pieces(codec, piece_frames)
 
@@ -84,12 +84,12 @@ class StreamingDecoder:
         return self._pieces.finish()
 
 
-def stream_latents(codec: Encodec, audio: Tensor, *, piece_frames: int = PIECE_FRAMES) -> Tensor:
+def stream_latents(codec: Codec, audio: Tensor, *, piece_frames: int = PIECE_FRAMES) -> Tensor:
     """Return the latents `[B, D, T]` of `audio [B, channels, samples]`, computed in pieces."""
     return _all(_encoder_pieces(codec, piece_frames), audio)
 
 
-def stream_decode(codec: Encodec, codes: Tensor, *, piece_frames: int = PIECE_FRAMES) -> Tensor:
+def stream_decode(codec: Codec, codes: Tensor, *, piece_frames: int = PIECE_FRAMES) -> Tensor:
     """Return the audio `[B, channels, T · hop]` of `codes [B, K, T]`, computed in pieces."""
     return _all(_decoder_pieces(codec, piece_frames), codes)
 
@@ -129,14 +129,14 @@ class _Pieces:
         return self._no_output.expand(x.shape[0], -1, -1)
 
 
-def _encoder_pieces(codec: Encodec, piece_frames: int) -> _Pieces:
+def _encoder_pieces(codec: Codec, piece_frames: int) -> _Pieces:
     no_output = codec.quantizer.codebooks.new_zeros(1, codec.config.dimension, 0)
-    return _Pieces(encoder_chain(codec.encoder), piece_frames * codec.config.hop_length, no_output)
+    return _Pieces(codec.encoder_stream(), piece_frames * codec.config.hop_length, no_output)
 
 
-def _decoder_pieces(codec: Encodec, piece_frames: int) -> _Pieces:
+def _decoder_pieces(codec: Codec, piece_frames: int) -> _Pieces:
     no_output = codec.quantizer.codebooks.new_zeros(1, codec.config.channels, 0)
-    return _Pieces(Chain([Pointwise(codec.quantizer.decode), decoder_chain(codec.decoder)]), piece_frames, no_output)
+    return _Pieces(Chain([Pointwise(codec.quantizer.decode), codec.decoder_stream()]), piece_frames, no_output)
 
 
 def _all(pieces: _Pieces, x: Tensor) -> Tensor:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.codec.encodec import Encodec
+from stage_cli.core.codec.kinds import AnyCodecConfig, make_codec
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.codec_formats import codec_config, codec_recipes, find_codec, is_codec_training_state
 from stage_cli.core.weights.formats import FORMATS, TRANSFORMERS, Format, find_format
 from stage_cli.core.weights.hub import HUB_ID, fetch_model
-from stage_cli.core.weights.recipes import Recipe, check, same
+from stage_cli.core.weights.plan import Plan, Source
+from stage_cli.core.weights.recipes import same
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
 
@@ -28,38 +28,6 @@ INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 AUDIOCRAFT_FILE = "state_dict.bin"
 AUDIOCRAFT_CODEC_FILE = "compression_state_dict.bin"
-
-
-@dataclass(frozen=True)
-class Source:
-    """One checkpoint file and what is taken from it.
-
-    Attributes:
-        file: the tensors.
-        recipes: ours from theirs.
-        ignorable: tensors that are known and not needed.
-    """
-
-    file: TensorFile
-    recipes: dict[str, Recipe]
-    ignorable: Callable[[str], bool]
-
-    def check(self, expected: Mapping[str, Shape]) -> None:
-        """Compare with the shapes that the model needs; raises WeightsError with a list of what does not fit."""
-        check({name: expected[name] for name in self.recipes}, self.recipes, self.file, self.ignorable)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Build our tensors one by one; each is mapped or newly made, so take it before asking for the next."""
-        for name, recipe in self.recipes.items():
-            yield name, recipe.build(*(self.file.read(source) for source in recipe.sources))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A model that can be built: its config, and where each of its tensors comes from."""
-
-    config: StageConfig
-    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +49,7 @@ class LanguageModelPart:
 class CodecPart:
     """A codec found in a file: its sizes, and its tensors' recipes."""
 
-    config: CodecConfig
+    config: AnyCodecConfig
     source: Source
 
 
@@ -102,6 +70,8 @@ def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
             return _plan_own(directory, StageConfig.from_dict(values))
         if values.get("model_type") == "musicgen":
             return _plan_transformers(directory, values)
+        if values.get("model_type") == ADAPTER_TYPE:
+            return plan_adapter(directory, AdapterConfig.from_dict(values), offline=offline)
     if (directory / AUDIOCRAFT_FILE).exists():
         return _plan_audiocraft(directory, offline=offline)
     raise WeightsError(
@@ -109,6 +79,25 @@ def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
         why=f"it has neither a {CONFIG_FILE} of a STAGE or MusicGen model nor an audiocraft {AUDIOCRAFT_FILE}",
         next_step="turn a checkpoint file into a model with: stage models import FILE --stem drums",
     )
+
+
+def plan_adapter(directory: Path, config: AdapterConfig, *, offline: bool = False) -> Plan:
+    """Plan the model that an adapter makes of its base.
+
+    Args:
+        directory: the adapter's.
+        config: the adapter's.
+        offline: use only files that are already on this machine.
+
+    Raises:
+        WeightsError: the adapter is damaged, its base is not there, or it was trained on another one.
+        HubError: its base cannot be fetched.
+    """
+    adapter = Adapter.open(directory, config)
+    base = find_base(config, directory, offline=offline)
+    if directory.resolve() in (base.resolve(), *_bases(base, offline=offline)):
+        raise WeightsError(f"The base of the adapter {directory} is the adapter itself")
+    return adapter.applied_to(plan_directory(base, offline=offline), base, own_shapes(config.model))
 
 
 def weights_file(directory: Path) -> Path:
@@ -197,7 +186,7 @@ def _audiocraft_codec(directory: Path, *, offline: bool) -> CodecPart | None:
 def own_shapes(config: StageConfig) -> dict[str, Shape]:
     """List the tensors of a model in our own format: names and shapes of `StageModel.state_dict()`."""
     with torch.device("meta"):
-        parts = {"codec": Encodec(config.codec), "lm": LanguageModel(config.lm)}
+        parts = {"codec": make_codec(config.codec), "lm": LanguageModel(config.lm)}
         if config.lm.text_dimension is not None:
             parts["text_projection"] = nn.Linear(config.lm.text_dimension, config.lm.dimension)
     return {

@@ -1,0 +1,162 @@
+"""A small codec on short-time spectra: for a CPU, where convolutions over samples (EnCodec's) take too long to train.
+
+Audio → short-time Fourier spectra → ConvNeXt blocks → frames' latents → residual vector quantizer → ConvNeXt blocks →
+spectra → audio. Sources: ConvNeXt (arXiv 2201.03545), Vocos (arXiv 2306.00814) for the head that writes magnitudes and
+phases. Phases are told relative to a wave at the middle of their bin, so that a steady tone is a nearly steady input
+and output. Every layer sees a bounded time to each side, so pieces of a long song come out as the whole does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stage_cli.core.codec.codec import Codec
+from stage_cli.core.codec.overlapping import Overlapping
+from stage_cli.core.codec.quantizer import ResidualVectorQuantizer
+from stage_cli.core.codec.spectral_config import SpectralConfig
+
+# Spectra are compressed by this power: quiet partials count beside loud ones.
+COMPRESSION = 0.3
+_QUIETEST = 1e-5
+# No bin of audio within ±1 under this window is louder.
+_LOUDEST = 1e2
+
+
+class Block(nn.Module):
+    """One ConvNeXt block: a convolution over time, channel by channel, then a feed-forward in each frame."""
+
+    def __init__(self, config: SpectralConfig, layers: int) -> None:
+        super().__init__()
+        width, inside = config.width, config.expansion * config.width
+        self.convolution = nn.Conv1d(width, width, config.kernel_size, padding=config.kernel_size // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.feed_forward_in = nn.Linear(width, inside)
+        self.feed_forward_out = nn.Linear(inside, width)
+        self.scale = nn.Parameter(torch.full((width,), 1.0 / layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, width, n]` → the same shape."""
+        y = self.norm(self.convolution(x).transpose(1, 2))
+        y = self.feed_forward_out(F.gelu(self.feed_forward_in(y)))
+        return x + (self.scale * y).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """Audio to latents."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        fine, coarse = config.encoder_layers
+        step = config.spectra_per_frame
+        self.input = nn.Conv1d(3 * config.bins, config.width, 1)
+        self.fine = nn.Sequential(*(Block(config, fine + coarse) for _ in range(fine)))
+        self.down = nn.Conv1d(config.width, config.width, step, stride=step)
+        self.coarse = nn.Sequential(*(Block(config, fine + coarse) for _ in range(coarse)))
+        self.norm = nn.LayerNorm(config.width)
+        self.output = nn.Linear(config.width, config.dimension)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """`[B, 1, samples]` → `[B, D, T]`; the last frame is filled up with silence."""
+        x = self.fine(self.input(self.features(audio)))
+        x = self.coarse(self.down(x)).transpose(1, 2)
+        return self.output(self.norm(x)).transpose(1, 2)
+
+    def features(self, audio: Tensor) -> Tensor:
+        """`[B, 1, samples]` → `[B, 3 · bins, spectra]`: magnitude, real and imaginary part, compressed."""
+        config = self.config
+        missing = -audio.shape[-1] % config.hop_length
+        edge = (config.spectrum_size - config.spectrum_hop) // 2
+        pieces = F.pad(audio[:, 0], (edge, edge + missing)).unfold(-1, config.spectrum_size, config.spectrum_hop)
+        spectra = torch.fft.rfft(pieces * _window(config, pieces))
+        magnitude = spectra.abs().clamp(min=_QUIETEST)
+        compressed = magnitude**COMPRESSION
+        steady = spectra * _steady_phase(config, spectra.shape[1], audio.device).conj() * (compressed / magnitude)
+        return torch.cat([compressed, steady.real, steady.imag], dim=-1).transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """Latents to audio."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        coarse, fine = config.decoder_layers
+        step = config.spectra_per_frame
+        self.input = nn.Conv1d(config.dimension, config.width, config.kernel_size, padding=config.kernel_size // 2)
+        self.coarse = nn.Sequential(*(Block(config, fine + coarse) for _ in range(coarse)))
+        self.up = nn.Linear(config.width, step * config.width)
+        self.fine = nn.Sequential(*(Block(config, fine + coarse) for _ in range(fine)))
+        self.norm = nn.LayerNorm(config.width)
+        self.output = nn.Linear(config.width, 2 * config.bins)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """`[B, D, T]` → `[B, 1, T · hop]`."""
+        x = self.coarse(self.input(latents)).transpose(1, 2)
+        B, T, width = x.shape
+        # A frame becomes its spectra.
+        x = self.up(x).view(B, T * self.config.spectra_per_frame, width).transpose(1, 2)
+        x = self.norm(self.fine(x).transpose(1, 2))
+        magnitude, phase = self.output(x).float().chunk(2, dim=-1)
+        magnitude = magnitude.clamp(max=math.log(_LOUDEST)).exp()
+        spectra = torch.polar(magnitude, phase) * _steady_phase(self.config, x.shape[1], x.device)
+        return self._overlap(torch.fft.irfft(spectra), B)[:, None]
+
+    def _overlap(self, pieces: Tensor, B: int) -> Tensor:
+        """Add windowed pieces `[B, n, spectrum_size]` where they overlap: `[B, n · spectrum_hop]`."""
+        size, hop = self.config.spectrum_size, self.config.spectrum_hop
+        count, edge = pieces.shape[1], (size - hop) // 2
+        length = (count - 1) * hop + size
+        window = _window(self.config, pieces)
+
+        def added(columns: Tensor) -> Tensor:
+            return F.fold(columns, (1, length), (1, size), stride=(1, hop))[:, 0, 0]
+
+        audio = added((pieces * window).transpose(1, 2))
+        weight = added(window.square().expand(1, count, size).transpose(1, 2))
+        return (audio / weight.clamp(min=1e-3)).view(B, length)[:, edge : length - edge]
+
+
+class SpectralCodec(Codec):
+    """Encoder, residual vector quantizer, decoder.
+
+    Args:
+        config: its shape.
+    """
+
+    # Its activations are small: pieces gain nothing.
+    WHOLE_SECONDS_ON_CPU = 20.0
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__(config)
+        self._shape = config
+        self.encoder = Encoder(config)
+        self.quantizer = ResidualVectorQuantizer(config)
+        self.decoder = Decoder(config)
+
+    def encoder_stream(self) -> Overlapping:
+        """Return the encoder with a memory, for audio in pieces."""
+        config = self._shape
+        return Overlapping(self.encoder, config.encoder_margin, inputs=config.hop_length, outputs=1)
+
+    def decoder_stream(self) -> Overlapping:
+        """Return the decoder with a memory, for latents in pieces."""
+        config = self._shape
+        return Overlapping(self.decoder, config.decoder_margin, inputs=1, outputs=config.hop_length)
+
+
+def _window(config: SpectralConfig, like: Tensor) -> Tensor:
+    return torch.hann_window(config.spectrum_size, dtype=like.dtype, device=like.device)
+
+
+def _steady_phase(config: SpectralConfig, spectra: int, device: torch.device) -> Tensor:
+    """Unit numbers `[spectra, bins]` that turn as a wave at the middle of each bin does, anew in every frame."""
+    step = torch.arange(spectra, device=device) % config.spectra_per_frame
+    # Whole turns are taken out as whole numbers, which no rounding touches.
+    turns = step[:, None] * torch.arange(config.bins, device=device) * config.spectrum_hop % config.spectrum_size
+    angle = turns * (2 * math.pi / config.spectrum_size)
+    return torch.polar(torch.ones_like(angle), angle)

@@ -1,0 +1,149 @@
+"""The shape of a spectral codec, checked where it is made. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from stage_cli.errors import WeightsError
+
+_AT_LEAST_ONE = (
+    "sample_rate",
+    "channels",
+    "hop_length",
+    "spectrum_hop",
+    "spectrum_size",
+    "width",
+    "expansion",
+    "dimension",
+    "codebooks",
+)
+
+
+@dataclass(frozen=True)
+class SpectralConfig:
+    """The shape of a spectral codec (`codec/spectral.py`); the defaults are those of the bundled one.
+
+    Args:
+        sample_rate: Hz.
+        channels: audio channels; 1.
+        hop_length: audio samples in a frame; a multiple of `spectrum_hop`.
+        spectrum_hop: audio samples from one short-time spectrum to the next.
+        spectrum_size: samples of its window; even, at least `spectrum_hop`, and differing from it by an even number.
+        width: channels of the convolutions.
+        encoder_layers: blocks at the spectra's rate, then blocks at the frames' rate.
+        decoder_layers: blocks at the frames' rate, then blocks at the spectra's rate.
+        kernel_size: of the blocks' convolution over time; odd.
+        expansion: a block works on `expansion · width` channels inside.
+        dimension: D, width of the latents and of the codebook vectors.
+        codebooks: K.
+        codebook_size: entries in each codebook.
+
+    Raises:
+        WeightsError: a value is not allowed; the message names it.
+    """
+
+    KIND: ClassVar[str] = "spectral"
+
+    sample_rate: int = 24000
+    channels: int = 1
+    hop_length: int = 960
+    spectrum_hop: int = 240
+    spectrum_size: int = 960
+    width: int = 256
+    encoder_layers: tuple[int, int] = (2, 4)
+    decoder_layers: tuple[int, int] = (4, 6)
+    kernel_size: int = 7
+    expansion: int = 3
+    dimension: int = 64
+    codebooks: int = 4
+    codebook_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for key in _AT_LEAST_ONE:
+            if not _is_int(getattr(self, key), 1):
+                raise _not_allowed(key, getattr(self, key), "a whole number of at least 1")
+        if self.channels != 1:
+            raise _not_allowed("channels", self.channels, "1")
+        if not _is_int(self.codebook_size, 2):
+            raise _not_allowed("codebook_size", self.codebook_size, "a whole number of at least 2")
+        if not _is_int(self.kernel_size, 1) or self.kernel_size % 2 == 0:
+            raise _not_allowed("kernel_size", self.kernel_size, "an odd whole number")
+        if self.hop_length % self.spectrum_hop:
+            raise _not_allowed("hop_length", self.hop_length, f"a multiple of spectrum_hop = {self.spectrum_hop}")
+        size, hop = self.spectrum_size, self.spectrum_hop
+        if size % 2 or size < hop or (size - hop) % 2:
+            raise _not_allowed("spectrum_size", size, f"spectrum_hop = {hop} plus an even number, itself even")
+        for key in ("encoder_layers", "decoder_layers"):
+            layers = getattr(self, key)
+            if not isinstance(layers, list | tuple) or len(layers) != 2 or not all(_is_int(n, 0) for n in layers):
+                raise _not_allowed(key, layers, "two whole numbers, for example [2, 4]")
+            object.__setattr__(self, key, tuple(layers))  # JSON has lists only
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second, in Hz."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def spectra_per_frame(self) -> int:
+        """Short-time spectra in a frame."""
+        return self.hop_length // self.spectrum_hop
+
+    @property
+    def bins(self) -> int:
+        """Frequencies of a spectrum."""
+        return self.spectrum_size // 2 + 1
+
+    @property
+    def encoder_margin(self) -> int:
+        """Frames to either side that a frame's latents depend on."""
+        return self._margin(*self.encoder_layers)
+
+    @property
+    def decoder_margin(self) -> int:
+        """Frames to either side that a frame's audio depends on."""
+        return self._margin(*reversed(self.decoder_layers))
+
+    def frames(self, samples: int) -> int:
+        """Return T, the frames that `samples` audio samples encode to; a begun frame counts."""
+        return -(-samples // self.hop_length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types, headed by the kind."""
+        lists = {key: list(getattr(self, key)) for key in ("encoder_layers", "decoder_layers")}
+        return {"kind": self.KIND, **asdict(self), **lists}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SpectralConfig:
+        """Make a config from what `to_dict` returned; absent keys take their default.
+
+        Raises:
+            WeightsError: an unknown key, or a value that is not allowed.
+        """
+        content = {key: value for key, value in values.items() if key != "kind"}
+        known = [field.name for field in fields(cls)]
+        for key in content:
+            if key not in known:
+                raise WeightsError(
+                    f"The codec's config has an unknown key '{key}'",
+                    why=f"known are: {', '.join(known)}",
+                    next_step="remove the key, or use the version of stage-cli that wrote the model",
+                )
+        return cls(**content)
+
+    def _margin(self, fine_layers: int, coarse_layers: int) -> int:
+        """Frames that the blocks, the resampling (one) and the overlap of the spectra reach to one side."""
+        reach = self.kernel_size // 2
+        fine = fine_layers * reach + -(-self.spectrum_size // self.spectrum_hop)
+        return coarse_layers * reach + -(-fine // self.spectra_per_frame) + 2
+
+
+def _is_int(value: object, smallest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
+
+
+def _not_allowed(key: str, value: object, allowed: str) -> WeightsError:
+    shown = list(value) if isinstance(value, tuple) else value
+    return WeightsError(f"The codec's config has {key} = {shown!r}", why=f"allowed: {allowed}")

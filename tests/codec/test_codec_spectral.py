@@ -1,0 +1,173 @@
+"""The spectral codec: its lengths, what each frame depends on, pieces against the whole, and that it can learn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from random_weights import randomise
+
+from stage_cli.core.codec.encodec import Encodec
+from stage_cli.core.codec.kinds import codec_config_from_dict, make_codec
+from stage_cli.core.codec.spectral import SpectralCodec
+from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder, stream_decode, stream_latents
+from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.model import StageModel
+from stage_cli.core.model_config import StageConfig
+from stage_cli.errors import WeightsError
+
+SMALL = SpectralConfig(
+    sample_rate=8000, hop_length=320, spectrum_hop=80, spectrum_size=320, width=16, dimension=8, codebook_size=32
+)
+CONFIGS = {
+    "small": SMALL,
+    "one spectrum a frame": SpectralConfig(
+        hop_length=64, spectrum_hop=64, spectrum_size=64, width=8, encoder_layers=(1, 0), decoder_layers=(0, 2)
+    ),
+    "wide windows, no blocks": SpectralConfig(
+        hop_length=30, spectrum_hop=10, spectrum_size=100, width=8, encoder_layers=(0, 0), decoder_layers=(0, 0)
+    ),
+    "kernels of one": SpectralConfig(hop_length=40, spectrum_hop=20, spectrum_size=40, width=8, kernel_size=1),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def codec(request: pytest.FixtureRequest) -> SpectralCodec:
+    codec = SpectralCodec(CONFIGS[request.param]).eval()
+    randomise(codec)
+    return codec
+
+
+def noise(samples: int, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(samples)) * 0.3
+
+
+@pytest.mark.parametrize("frames", [0.2, 1, 1.01, 3, 41.5])
+def test_lengths(codec: SpectralCodec, frames: float) -> None:
+    hop = codec.config.hop_length
+    samples = max(1, round(frames * hop))
+    codes = codec.encode(noise(samples, batch=2))
+    assert codes.shape == (2, 4, -(-samples // hop))
+    assert codec.decode(codes).shape == (2, 1, codes.shape[2] * hop)
+
+
+def test_nothing_reaches_further_than_the_margins(codec: SpectralCodec) -> None:
+    config = codec.config
+    assert isinstance(config, SpectralConfig)
+    hop, T, middle = config.hop_length, 101, 50
+    audio = noise(T * hop)
+    changed = audio.clone()
+    changed[..., middle * hop : (middle + 1) * hop] += 1
+    moved = (codec.latents(audio) - codec.latents(changed)).abs().amax(dim=(0, 1)).nonzero()[:, 0]
+    assert moved.min() >= middle - config.encoder_margin
+    assert moved.max() <= middle + config.encoder_margin
+    assert moved.numel() > 0
+    codes = codec.encode(audio)
+    other = codes.clone()
+    other[..., middle] = (other[..., middle] + 1) % config.codebook_size
+    moved = (codec.decode(codes) - codec.decode(other)).abs().amax(dim=(0, 1)).nonzero()[:, 0] // hop
+    assert moved.min() >= middle - config.decoder_margin
+    assert moved.max() <= middle + config.decoder_margin
+    assert moved.numel() > 0
+
+
+@pytest.mark.parametrize("piece", [1, 7, 30, 1000])
+@pytest.mark.parametrize("frames", [1, 29.3, 90])
+def test_pieces_are_the_whole(codec: SpectralCodec, piece: int, frames: float) -> None:
+    audio = noise(round(frames * codec.config.hop_length), batch=2)
+    whole = codec.latents(audio)
+    torch.testing.assert_close(stream_latents(codec, audio, piece_frames=piece), whole, atol=2e-5, rtol=1e-4)
+    codes = codec.encode(audio)
+    torch.testing.assert_close(
+        stream_decode(codec, codes, piece_frames=piece), codec.decode(codes), atol=2e-4, rtol=1e-4
+    )
+
+
+def test_streams_take_pieces_of_any_size() -> None:
+    codec = SpectralCodec(SMALL).eval()
+    randomise(codec)
+    audio = noise(20_000)
+    encoder, decoder = StreamingEncoder(codec, piece_frames=10), StreamingDecoder(codec, piece_frames=10)
+    codes = torch.cat([*(encoder.push(part) for part in audio.split(777, dim=-1)), encoder.finish()], dim=-1)
+    assert codes.equal(codec.encode(audio))
+    sound = torch.cat([*(decoder.push(part) for part in codes.split(3, dim=-1)), decoder.finish()], dim=-1)
+    torch.testing.assert_close(sound, codec.decode(codes), atol=2e-4, rtol=1e-4)
+
+
+def test_the_spectra_can_be_inverted() -> None:
+    """Windows that are analysed and added again give the audio back: the transform itself loses nothing."""
+    codec = SpectralCodec(SMALL)
+    audio = noise(4000)
+    edge = (SMALL.spectrum_size - SMALL.spectrum_hop) // 2
+    window = torch.hann_window(SMALL.spectrum_size)
+    pieces = torch.nn.functional.pad(audio[:, 0], (edge, edge)).unfold(-1, SMALL.spectrum_size, SMALL.spectrum_hop)
+    again = codec.decoder._overlap(pieces * window, 1)
+    # At the very ends a single window covers a sample, and the hann window is nearly zero there.
+    torch.testing.assert_close(again[0, 160:-160], audio[0, 0, 160:-160], atol=1e-5, rtol=1e-5)
+
+
+def test_it_learns() -> None:
+    """A few steps on one batch bring the reconstruction's spectrum nearer, through the quantizer."""
+    torch.manual_seed(0)
+    codec = SpectralCodec(dataclasses.replace(SMALL, encoder_layers=(1, 1), decoder_layers=(1, 1), width=32)).train()
+    codec.quantizer.start_training()
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(6400) / 8000
+    audio = torch.stack([torch.sin(2 * torch.pi * f * time) for f in (200, 440, 900)])[:, None] * 0.5
+    optimizer = torch.optim.Adam(codec.parameters(), lr=1e-2)
+
+    def spectrum(x: torch.Tensor) -> torch.Tensor:
+        return (torch.stft(x[:, 0], 256, 64, window=torch.hann_window(256), return_complex=True).abs() + 0.1).log()
+
+    losses = []
+    for _ in range(60):
+        made, quantized = codec(audio, generator=generator)
+        loss = (spectrum(made) - spectrum(audio)).abs().mean() + 0.1 * quantized.commitment_loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_config_is_checked() -> None:
+    for values, match in [
+        ({"hop_length": 100}, "hop_length = 100.*multiple of spectrum_hop = 240"),
+        ({"spectrum_size": 961}, "spectrum_size = 961"),
+        ({"kernel_size": 4}, "kernel_size = 4.*odd"),
+        ({"channels": 2}, "channels = 2"),
+        ({"encoder_layers": [1]}, r"encoder_layers = \[1\]"),
+        ({"width": 0}, "width = 0"),
+        ({"widht": 3}, "unknown key 'widht'"),
+        ({"kind": "wavelet"}, "unknown kind 'wavelet'"),
+    ]:
+        with pytest.raises(WeightsError) as error:
+            codec_config_from_dict({"kind": "spectral", **values})
+        error.match(match.split(".*")[0])
+        assert all(part in f"{error.value} {error.value.why}" for part in match.replace("\\", "").split(".*"))
+
+
+def test_kinds() -> None:
+    assert codec_config_from_dict(SMALL.to_dict()) == SMALL
+    assert json.loads(json.dumps(SMALL.to_dict())) == SMALL.to_dict()
+    assert isinstance(make_codec(SMALL), SpectralCodec)
+    encodec = codec_config_from_dict({"filters": 2, "dimension": 8})  # as written before there were kinds
+    assert codec_config_from_dict({"kind": "encodec", "filters": 2, "dimension": 8}) == encodec
+    assert isinstance(make_codec(encodec), Encodec)
+
+
+def test_a_model_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    lm = LanguageModelConfig(codebook_size=32, dimension=64, layers=1, heads=2, feed_forward=64, text_dimension=None)
+    model = StageModel(StageConfig(codec=SMALL, lm=lm, text_encoder=None, window_seconds=2.0))
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    loaded = StageModel.from_pretrained(str(tmp_path), device="cpu")
+    assert loaded.config == model.config
+    audio = noise(8000)
+    codes = loaded.codec.encode(audio)
+    assert codes.equal(model.codec.eval().encode(audio))
+    torch.testing.assert_close(loaded.codec.decode(codes), model.codec.decode(codes))
