@@ -15,9 +15,8 @@ import pytest
 import soundfile
 import torch
 from random_weights import randomise
+from tiny_sizes import TINY_CODEC, TINY_LM
 
-from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
     from hub_server import HubServer
 
 torch.set_num_threads(2)
-
-TINY_CODEC = CodecConfig(
-    sample_rate=8000, filters=4, dimension=16, ratios=(8, 5, 4), lstm_layers=1, codebooks=4, codebook_size=32
-)
-TINY_LM = LanguageModelConfig(
-    codebooks=4, codebook_size=32, dimension=64, layers=2, heads=2, feed_forward=128, text_dimension=None
-)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`stage models`: list, show, pull, import and push models."""
+"""`stage models`: list, show, pull, import, merge and push models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stage_cli.cli import console
 from stage_cli.cli.options import JsonOption, OfflineOption
 from stage_cli.errors import UsageError, WeightsError
 
-app = typer.Typer(help="List, show, pull, import and push models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, pull, import, merge and push models.", no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.")]
 
@@ -41,12 +41,15 @@ def list_models(json: JsonOption = False) -> None:
 @app.command("show")
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
+    from stage_cli.core.weights.adapter_config import AdapterConfig
     from stage_cli.core.weights.checkpoint import plan_directory
     from stage_cli.core.weights.hub import resolve
-    from stage_cli.core.weights.inspection import missing_offline
+    from stage_cli.core.weights.inspection import adapter_missing_offline, adapter_size, missing_offline, own_config
 
     directory = resolve(name, offline=offline)
-    config = plan_directory(directory, offline=offline).config
+    own = own_config(directory)
+    adapter = own if isinstance(own, AdapterConfig) else None
+    config = adapter.model if adapter else plan_directory(directory, offline=offline).config
     codec, lm = config.codec, config.lm
     facts = {
         "name": name,
@@ -57,14 +60,19 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
         "codec": f"EnCodec, {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, "
         f"{codec.codebooks} × {codec.codebook_size} codes",
         "window_seconds": config.window_seconds,
-        "text_encoder": (config.text_encoder if config.text_encoder != "." else "its own")
-        if config.takes_text
-        else None,
+        "text_encoder": _text_encoder(config.text_encoder, adapter=adapter is not None) if config.takes_text else None,
         "licence": config.licence,
-        "base": config.base,
+        "base": adapter.base if adapter else config.base,
         "path": str(directory),
-        "missing_offline": missing_offline(config, directory),
+        "missing_offline": missing_offline(config, directory)
+        if adapter is None
+        else adapter_missing_offline(adapter, directory),
     }
+    if adapter is not None:
+        facts |= {
+            "adapter": f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {', '.join(adapter.targets)}",
+            "adapter_megabytes": round(adapter_size(directory), 1),
+        }
     if json:
         console.print_json(facts)
         return
@@ -74,16 +82,16 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
 
 @app.command("pull")
 def pull_model(name: NameArgument) -> None:
-    """Fetch a model, and its text encoder, into the Hub's cache, so that it works offline."""
+    """Fetch a model, its text encoder, and an adapter's base, into the Hub's cache, so that it works offline."""
     from stage_cli.core.weights.checkpoint import plan_directory
-    from stage_cli.core.weights.hub import fetch_model, resolve
+    from stage_cli.core.weights.hub import resolve
     from stage_cli.core.weights.inspection import missing_offline
 
     directory = resolve(name)
     config = plan_directory(directory).config
     console.print_note(f"Licence of the weights: {config.licence}.")
     if missing_offline(config, directory) and config.text_encoder is not None:
-        fetch_model(config.text_encoder)
+        resolve(config.text_encoder)
     typer.echo(directory)
 
 
@@ -123,6 +131,39 @@ def import_model(
     typer.echo(target)
 
 
+@app.command("merge")
+def merge_model(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run with [lora], an adapter, or a Hub id.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32 or bfloat16, of the language model in the file.")
+    ] = "float32",
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base model, if it is no longer where the adapter says.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Make a whole model of an adapter and its base.
+
+    stage models merge runs/lora my-drums
+    """
+    with console.spinner(f"Merging {name} …", quiet=False):
+        from stage_cli.core.weights.hub import resolve
+        from stage_cli.core.weights.merging import merge_adapter
+
+        config = merge_adapter(
+            resolve(name, offline=offline),
+            output,
+            precision=precision,
+            base=None if base is None else resolve(base, offline=offline),
+            overwrite=overwrite,
+            offline=offline,
+        )
+    console.print_note(f"Licence of the weights: {config.licence}.")
+    typer.echo(output)
+
+
 @app.command("push")
 def push_model(
     name: NameArgument,
@@ -130,18 +171,28 @@ def push_model(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Upload a model directory to the Hugging Face Hub (log in first: hf auth login)."""
-    from stage_cli.core.model_config import StageConfig, read_config
+    from stage_cli.core.weights.adapter_config import AdapterConfig
     from stage_cli.core.weights.hub import push_directory, resolve
-    from stage_cli.core.weights.inspection import is_own_format
+    from stage_cli.core.weights.inspection import own_config
 
     directory = resolve(name, offline=True)
-    if not is_own_format(directory):
+    own = own_config(directory)
+    if own is None:
         raise WeightsError(
             f"{directory} is not in stage-cli's own format", next_step="import it first: stage models import …"
         )
-    config = StageConfig.from_dict(read_config(directory / "config.json"))
+    config = own.model if isinstance(own, AdapterConfig) else own
+    if isinstance(own, AdapterConfig) and Path(own.base).is_absolute():
+        console.print_note(
+            f"This adapter needs its base, {own.base}, which only this machine has: "
+            f"for others, push the merged model (stage models merge {name} OUT)."
+        )
     console.print_note(f"Licence of the weights: {config.licence}. Upload only what you may share.")
     typer.echo(push_directory(directory, repository, private=private))
+
+
+def _text_encoder(name: str | None, *, adapter: bool) -> str | None:
+    return name if name != "." else "its base's" if adapter else "its own"
 
 
 def _shown(value: object) -> str:

@@ -106,6 +106,16 @@ class StageModel(nn.Module):
             HubError: its text encoder cannot be fetched.
             WeightsError: its text encoder cannot be used.
         """
+        return self.project_text(*self.text_encoder().encode([description]))
+
+    def text_encoder(self) -> TextEncoder:
+        """Return the frozen text encoder, on the codec's device; the first call loads it.
+
+        Raises:
+            UsageError: the model takes no text.
+            HubError: it cannot be fetched.
+            WeightsError: it cannot be used.
+        """
         if self.text_projection is None or self.config.text_encoder is None:
             raise UsageError(
                 "This model takes no description",
@@ -114,13 +124,14 @@ class StageModel(nn.Module):
             )
         if self._text_encoder is None:
             directory = self._text_encoder_directory(self.config.text_encoder)
-            self._text_encoder = TextEncoder(directory, self.runtime.codec_device)
-            width = self._text_encoder.dimension
+            encoder = TextEncoder(directory, self.runtime.codec_device)
+            width = encoder.dimension
             if width != self.config.lm.text_dimension:
                 raise WeightsError(
                     f"The text encoder {directory} is {width} wide, the model expects {self.config.lm.text_dimension}"
                 )
-        return self.project_text(*self._text_encoder.encode([description]))
+            self._text_encoder = encoder
+        return self._text_encoder
 
     def project_text(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Project the text encoder's vectors `[B, L, text dimension]` to `[B, L, D]`; masked ones become zero."""

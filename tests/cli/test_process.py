@@ -65,6 +65,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
         pytest.param(
             ("generate", "mix.wav", "--stem", "drums", "--model", "x"), 1, {"numpy", "soundfile"}, id="missing-file"
         ),
+        pytest.param(("train", "--help"), 0, set(), id="help-of-train"),
+        pytest.param(("train",), 2, set(), id="no-config"),
+        pytest.param(("train", "-c", "drums", "--set", "train.steps=many"), 2, set(), id="no-steps"),
         pytest.param(("models", "list"), 0, {"huggingface_hub"}, id="list-of-models"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_adapters import ALL, save_random_adapter
 from safetensors.torch import save_file
 from transformers_reference import make_codec
 
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is 
 # in the real model.
 WIDTH, LAYERS, CODEBOOKS, CODES, TEXT = 1024, 9, 4, 2048, 768
 ALLOWED = 1.3
+# With an adapter one tensor more: its sum with the base's is made in fp32, while the base's is still mapped.
+ALLOWED_WITH_ADAPTER = 1.38
 
 SCRIPT = """
 import json, sys
@@ -77,11 +80,26 @@ def big_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def big_adapter(big_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for all linears of the big model, which it grows by the separator."""
+    folder = tmp_path_factory.mktemp("big") / "adapter"
+    save_random_adapter(folder, big_model, targets=ALL)
+    return folder
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["model", "adapter"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-def test_peak_memory_of_loading(big_model: Path, tiny_model_dir: Path, precision: str) -> None:
+def test_peak_memory_of_loading(
+    request: pytest.FixtureRequest, tiny_model_dir: Path, tmp_path: Path, precision: str, kind: str
+) -> None:
+    loaded, first = request.getfixturevalue(f"big_{kind}"), tiny_model_dir
+    if kind == "adapter":
+        first = tmp_path / "tiny"
+        save_random_adapter(first, tiny_model_dir)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(big_model), str(tiny_model_dir), precision],
+        [sys.executable, "-c", SCRIPT, str(loaded), str(first), precision],
         capture_output=True,
         text=True,
         check=True,
@@ -90,4 +108,5 @@ def test_peak_memory_of_loading(big_model: Path, tiny_model_dir: Path, precision
     expected = {"float32": 4, "bfloat16": 2, "int8": 1}[precision] * 168e6
     assert found["precision"] == precision
     assert 0.95 * expected < found["kept"] < 1.2 * expected
-    assert found["growth"] <= ALLOWED * found["kept"], f"{found['growth'] / found['kept']:.2f} times the weights"
+    allowed = ALLOWED_WITH_ADAPTER if kind == "adapter" else ALLOWED
+    assert found["growth"] <= allowed * found["kept"], f"{found['growth'] / found['kept']:.2f} times the weights"

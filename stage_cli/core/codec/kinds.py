@@ -23,6 +23,8 @@ def codec_config_from_dict(values: Mapping[str, Any]) -> AnyCodecConfig:
     Raises:
         WeightsError: an unknown kind or key, or a value that is not allowed.
     """
+    if not isinstance(values, Mapping):
+        raise WeightsError(f"codec = {values!r} in the model's config.json", why="it must be a JSON object")
     kind = values.get("kind", ENCODEC)
     if kind == SpectralConfig.KIND:
         return SpectralConfig.from_dict(values)

@@ -8,6 +8,7 @@ Linears have no bias, so zero text vectors would add exactly nothing: rows witho
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -15,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
@@ -49,12 +51,19 @@ def _merge_heads(x: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One pre-norm layer: self-attention, cross-attention, feed-forward, each added to its input."""
+    """One pre-norm layer: self-attention, cross-attention, feed-forward, each added to its input.
+
+    Attributes:
+        checkpointing: keep no activations for the gradient, and compute them again when it is asked for.
+        has_dropout: a part that was put into it (LoRA) draws random numbers.
+    """
 
     def __init__(self, config: LanguageModelConfig, *, quantized: bool = False) -> None:
         super().__init__()
         D = config.dimension
         self.heads = config.heads
+        self.checkpointing = False
+        self.has_dropout = False
         self.attention_norm = nn.LayerNorm(D)
         self.attention_qkv = linear(D, 3 * D, quantized=quantized)
         self.attention_out = linear(D, D, quantized=quantized)
@@ -67,6 +76,34 @@ class Layer(nn.Module):
         self.feed_forward_in = linear(D, config.feed_forward, quantized=quantized)
         self.feed_forward_out = linear(config.feed_forward, D, quantized=quantized)
 
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """Run the layer over whole sequences.
+
+        Args:
+            x: `[B, S, D]`.
+            mask: `[B, 1, S, S]`, True where a step (row) attends to a step (column); None is causal.
+            text: `[B, L, D]` projected text; None skips the cross-attention.
+            text_mask: `[B, 1, 1, L]`, True where a vector of text takes part; None is everywhere.
+
+        Returns:
+            `[B, S, D]`.
+        """
+        if self.checkpointing and torch.is_grad_enabled():
+            # Where no part draws random numbers, there is no state to be kept for the second pass.
+            keep = self.has_dropout
+            return checkpoint(self._run, x, mask, text, text_mask, use_reentrant=False, preserve_rng_state=keep)
+        return self._run(x, mask, text, text_mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None, text: Tensor | None, text_mask: Tensor | None) -> Tensor:
+        q, k, v = self.project(x)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        x = x + self.attention_out(_merge_heads(seen))
+        if text is not None:
+            x = self.attend_text(x, *self.text_keys_values(text), text_mask)
+        return self.feed_forward(x)
+
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the self-attention: `[B, S, D]` → three of `[B, heads, S, D / heads]`."""
         q, k, v = self.attention_qkv(self.attention_norm(x)).chunk(3, dim=-1)
@@ -77,10 +114,10 @@ class Layer(nn.Module):
         k, v = self.text_kv(text).chunk(2, dim=-1)
         return _split_heads(k, self.heads), _split_heads(v, self.heads)
 
-    def attend_text(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Add the cross-attention's output to x `[B, S, D]`."""
+    def attend_text(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Add the cross-attention's output to x `[B, S, D]`; `mask` as `text_mask` in `forward`."""
         q = _split_heads(self.text_q(self.text_norm(x)), self.heads)
-        return x + self.text_out(_merge_heads(F.scaled_dot_product_attention(q, keys, values)))
+        return x + self.text_out(_merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Add the feed-forward's output to x `[B, S, D]`."""
@@ -116,17 +153,57 @@ class LanguageModel(nn.Module):
         """Whether the linears' weights are int8."""
         return isinstance(self.output_heads, Int8Linear)
 
+    def set_checkpointing(self, on: bool) -> None:
+        """Keep no activations inside the layers for the gradient (they are computed twice then), or keep them."""
+        for layer in self._layers():
+            layer.checkpointing = on
+
     @property
     def cache_dtype(self) -> torch.dtype:
         """The precision of the K/V cache: fp32 on a CPU, where attention of one step over bfloat16 takes longer."""
         return torch.float32 if self.embeddings.device.type == "cpu" else self.dtype
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Sum the K embeddings of each step and add its position: `[B, K, S]`, `[B, S]` → `[B, S, D]`."""
+        """Sum the K embeddings of each step and add its position: `[B, K, S]`, `[B, S]` → `[B, S, D]`.
+
+        STAGE's pad is frozen: its embeddings take part, and get a gradient of exactly zero.
+        """
         K, V, D = self.embeddings.shape
-        rows = tokens + (torch.arange(K, device=tokens.device) * V)[:, None]
-        summed = F.embedding(rows, self.embeddings.view(K * V, D)).sum(dim=1)
+        if self.config.separator and torch.is_grad_enabled():
+            # Table by table, for torch can leave one row a table without gradient.
+            tables = enumerate(self.embeddings.unbind())
+            found = (F.embedding(tokens[:, k], table, padding_idx=self.config.pad) for k, table in tables)
+            summed = functools.reduce(torch.add, found)
+        else:
+            rows = tokens + (torch.arange(K, device=tokens.device) * V)[:, None]
+            summed = F.embedding(rows, self.embeddings.view(K * V, D)).sum(dim=1)
         return summed + sinusoids(positions, D).to(summed.dtype)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        text: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of all steps at once; `logits` makes logits of those that are wanted.
+
+        Args:
+            tokens: `[B, K, S]`, delayed.
+            positions: `[B, S]`, or `[1, S]` where all rows have the same.
+            text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
+            mask: see `Layer.forward`; None is causal.
+            text_mask: see `Layer.forward`.
+
+        Returns:
+            `[B, S, D]`, before the last norm.
+        """
+        x = self.embed(tokens, positions)
+        for layer in self.layers:
+            x = layer(x, mask, text, text_mask)
+        return x
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states `[B, S, D]` → logits `[B, K, S, codebook_size]` in fp32."""
@@ -146,22 +223,14 @@ class LanguageModel(nn.Module):
         Returns:
             `[B, K, S, codebook_size]` fp32; what stands at steps that are not attended to means nothing.
         """
-        S = tokens.shape[2]
-        x = self.embed(tokens, positions)
         mask = None
         if not bool(attended.all()):
+            S = tokens.shape[2]
             causal = torch.ones(S, S, dtype=torch.bool, device=tokens.device).tril()
             # A masked step sees itself, for a softmax over nothing is not a number; nobody sees a masked step.
             itself = torch.eye(S, dtype=torch.bool, device=tokens.device)
             mask = ((causal & attended[:, None, :]) | itself)[:, None]
-        for layer in self._layers():
-            q, k, v = layer.project(x)
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-            x = x + layer.attention_out(_merge_heads(seen))
-            if text is not None:
-                x = layer.attend_text(x, *layer.text_keys_values(text))
-            x = layer.feed_forward(x)
-        return self.logits(x)
+        return self.logits(self.hidden(tokens, positions, text, mask=mask))
 
     def attach_text(self, cache: KVCache, text: Tensor) -> None:
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""

@@ -15,6 +15,9 @@ from stage_cli.core.codec.kinds import AnyCodecConfig, make_codec
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
+from stage_cli.core.weights.adapter_config import ADAPTER_TYPE, AdapterConfig, find_base, read_adapter_config
+from stage_cli.core.weights.adapters import open_adapters
+from stage_cli.core.weights.codec_config import CODEC_TYPE, read_codec_config
 from stage_cli.core.weights.codec_formats import codec_config, codec_recipes, find_codec, is_codec_training_state
 from stage_cli.core.weights.formats import FORMATS, TRANSFORMERS, Format, find_format
 from stage_cli.core.weights.hub import HUB_ID, fetch_model
@@ -26,6 +29,7 @@ from stage_cli.errors import WeightsError
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+RUN_CONFIG_FILE = "config.toml"
 AUDIOCRAFT_FILE = "state_dict.bin"
 AUDIOCRAFT_CODEC_FILE = "compression_state_dict.bin"
 
@@ -54,7 +58,7 @@ class CodecPart:
 
 
 def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
-    """Plan a model from a directory: ours, or one laid out like `facebook/musicgen-*`.
+    """Plan a model from a directory: ours, an adapter's, or one laid out like `facebook/musicgen-*`.
 
     Args:
         directory: the model's.
@@ -74,6 +78,12 @@ def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
             return plan_adapter(directory, AdapterConfig.from_dict(values), offline=offline)
     if (directory / AUDIOCRAFT_FILE).exists():
         return _plan_audiocraft(directory, offline=offline)
+    if (directory / RUN_CONFIG_FILE).exists():
+        raise WeightsError(
+            f"The training run {directory} has not made a model yet",
+            why="it writes one at each validation that is the best so far, and at its end",
+            next_step="go on with it: stage train --config … --resume",
+        )
     raise WeightsError(
         f"{directory} is not a model that stage-cli can read",
         why=f"it has neither a {CONFIG_FILE} of a STAGE or MusicGen model nor an audiocraft {AUDIOCRAFT_FILE}",
@@ -93,11 +103,11 @@ def plan_adapter(directory: Path, config: AdapterConfig, *, offline: bool = Fals
         WeightsError: the adapter is damaged, its base is not there, or it was trained on another one.
         HubError: its base cannot be fetched.
     """
-    adapter = Adapter.open(directory, config)
-    base = find_base(config, directory, offline=offline)
-    if directory.resolve() in (base.resolve(), *_bases(base, offline=offline)):
-        raise WeightsError(f"The base of the adapter {directory} is the adapter itself")
-    return adapter.applied_to(plan_directory(base, offline=offline), base, own_shapes(config.model))
+    stack = open_adapters(directory, config, offline=offline)
+    plan = plan_directory(stack[-1].base, offline=offline)
+    for adapter in reversed(stack):
+        plan = adapter.applied_to(plan, own_shapes(adapter.config.model))
+    return plan
 
 
 def weights_file(directory: Path) -> Path:
@@ -150,6 +160,8 @@ def codec_of_directory(directory: Path, *, offline: bool = False) -> CodecPart |
         WeightsError: its files cannot be read.
         HubError: audiocraft's names a published codec, which cannot be fetched.
     """
+    if (adapter := read_adapter_config(directory)) is not None:
+        return codec_of_directory(find_base(adapter, directory, offline=offline), offline=offline)
     if weights_file(directory).exists():
         return _safetensors_codec(directory)
     return _audiocraft_codec(directory, offline=offline)
@@ -158,6 +170,9 @@ def codec_of_directory(directory: Path, *, offline: bool = False) -> CodecPart |
 def _safetensors_codec(directory: Path) -> CodecPart | None:
     file = open_checkpoint(weights_file(directory))
     values = read_config(directory / CONFIG_FILE) if (directory / CONFIG_FILE).exists() else {}
+    if values.get("model_type") == CODEC_TYPE:
+        config = read_codec_config(values)
+        return CodecPart(config, Source(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False))
     if values.get("model_type") == MODEL_TYPE:
         plan = _plan_own(directory, StageConfig.from_dict(values))
         recipes = {name: recipe for name, recipe in plan.sources[0].recipes.items() if name.startswith("codec.")}
@@ -181,6 +196,13 @@ def _audiocraft_codec(directory: Path, *, offline: bool) -> CodecPart | None:
     # Always the Hub's, never a folder of that name: the file may come from anybody.
     published = fetch_model(str(name), offline=offline)
     return _safetensors_codec(published) if weights_file(published).exists() else None
+
+
+def codec_shapes(config: AnyCodecConfig) -> dict[str, Shape]:
+    """List the tensors of a codec of ours: names, `codec.…`, and shapes."""
+    with torch.device("meta"):
+        state = make_codec(config).state_dict()
+    return {f"codec.{name}": tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def own_shapes(config: StageConfig) -> dict[str, Shape]:

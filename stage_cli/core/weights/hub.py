@@ -18,8 +18,11 @@ from stage_cli.errors import HubError, UsageError
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
+# Where a training run's folder keeps the model that it made.
+RUN_MODEL = "model"
+
 # What a model repository may hold, ours or a MusicGen's. No other file is ever fetched, but the shards of an index.
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "state_dict.bin")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "state_dict.bin", "adapter.safetensors")
 _AUDIOCRAFT_CODEC = "compression_state_dict.bin"  # the other weights have their codec inside
 _EXTRAS = (
     "config.json",
@@ -30,6 +33,10 @@ _EXTRAS = (
     "README.md",
 )
 
+# What the networks that only evaluation uses have besides; the last is a pickle, read as tensors only.
+_NETWORK_EXTRAS = ("preprocessor_config.json", "vocab.json", "merges.txt")
+_NETWORK_WEIGHTS = ("pytorch_model.bin",)
+
 # Seconds to wait for the list of a repository's files.
 _TIMEOUT = 10.0
 
@@ -38,12 +45,14 @@ class _UnreachableError(HubError):
     """The Hub does not answer: what is in the cache will have to do."""
 
 
-def resolve(name: str, *, offline: bool = False) -> Path:
+def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
     """Find the local directory of a model, fetching it if needed.
 
     Args:
-        name: a directory; a name in the model list or the models folder; or `org/name[@revision]` on the Hub.
+        name: a directory, of a model or of a training run; a name in the model list or the models folder; or
+            `org/name[@revision]` on the Hub.
         offline: use only what is already here.
+        network: it is not a model that writes stems, but a network that evaluates them.
 
     Raises:
         UsageError: no such name.
@@ -54,18 +63,36 @@ def resolve(name: str, *, offline: bool = False) -> Path:
     except RuntimeError:  # ~somebody who has no home here
         raise unknown_model(name) from None
     if path.is_dir():
-        return path
+        return _model_of_run(path)
     if path.is_file():
         raise UsageError(
             f"{name} is a file, not a model", next_step=f"make a model of it: stage models import {name} --stem drums"
         )
     if (own := models_folder() / name).is_dir() and "/" not in name:
-        return own
-    repository = next((entry.repository for entry in CATALOG if entry.name == name), name)
-    match = HUB_ID.fullmatch(repository)
+        return _model_of_run(own)
+    match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
-    return fetch_model(match["repository"], match["revision"], offline=offline)
+    return fetch_model(match["repository"], match["revision"], offline=offline, network=network)
+
+
+def hub_repository(name: str) -> str | None:
+    """Return the Hub id, with its revision, that a name stands for; None if it stands for a directory here."""
+    here = Path(name).is_dir() or ("/" not in name and (models_folder() / name).is_dir())
+    repository = _published(name)
+    return repository if not here and HUB_ID.fullmatch(repository) else None
+
+
+def _published(name: str) -> str:
+    """The repository of a name in the model list; other names are returned as they are."""
+    return next((entry.repository for entry in CATALOG if entry.name == name), name)
+
+
+def _model_of_run(directory: Path) -> Path:
+    """The folder of a training run stands for the model that it made."""
+    is_model = any((directory / file).exists() for file in ("config.json", "state_dict.bin"))
+    made = directory / RUN_MODEL
+    return made if not is_model and (made / "config.json").is_file() else directory
 
 
 def unknown_model(name: str) -> UsageError:
@@ -80,8 +107,8 @@ def unknown_model(name: str) -> UsageError:
     )
 
 
-def fetch_model(repository: str, revision: str | None = None, *, offline: bool = False) -> Path:
-    """Fetch the files of a model, codec or text encoder repository into the Hub's cache.
+def fetch_model(repository: str, revision: str | None = None, *, offline: bool = False, network: bool = False) -> Path:
+    """Fetch the files of a model, codec or text encoder repository into the Hub's cache; for `network` see `resolve`.
 
     Returns:
         The directory of that revision in the cache.
@@ -90,21 +117,23 @@ def fetch_model(repository: str, revision: str | None = None, *, offline: bool =
         HubError: no such repository or revision, no access, no network, not in the cache while offline, or no weights.
     """
     if offline or _is_offline():
-        if (directory := cached_model(repository, revision)) is None:
+        if (directory := cached_model(repository, revision, network=network)) is None:
             raise _not_cached(repository)
         return directory
     try:
         listed = _list_files(repository, revision)
     except _UnreachableError:
-        if (directory := cached_model(repository, revision)) is None:
+        if (directory := cached_model(repository, revision, network=network)) is None:
             raise
         return directory
-    weights = next((file for file in _WEIGHTS if file in listed), None)
+    weights = next((file for file in _weights(network) if file in listed), None)
     if weights is None:
         raise HubError(
-            f"{repository} holds no weights that stage-cli can read", why=f"none of {', '.join(_WEIGHTS)} is in it"
+            f"{repository} holds no weights that stage-cli can read",
+            why=f"none of {', '.join(_weights(network))} is in it",
         )
-    extras = [*_EXTRAS, _AUDIOCRAFT_CODEC] if weights == "state_dict.bin" else _EXTRAS
+    extras = [*_EXTRAS, _AUDIOCRAFT_CODEC] if weights == "state_dict.bin" else [*_EXTRAS]
+    extras += _NETWORK_EXTRAS if network else ()
     # The weights come last: where they are in the cache, so is the rest.
     for file in extras:
         if file in listed:
@@ -118,12 +147,12 @@ def fetch_model(repository: str, revision: str | None = None, *, offline: bool =
     return path.parent
 
 
-def cached_model(repository: str, revision: str | None = None) -> Path | None:
+def cached_model(repository: str, revision: str | None = None, *, network: bool = False) -> Path | None:
     """Find a repository's directory in the Hub's cache, without network; None if its weights are not all there."""
     from huggingface_hub import try_to_load_from_cache
 
     with _hub_errors(repository, revision):
-        for file in _WEIGHTS:
+        for file in _weights(network):
             path = try_to_load_from_cache(repository, file, revision=revision)
             if not isinstance(path, str):
                 continue
@@ -150,6 +179,10 @@ def push_directory(directory: Path, repository: str, *, private: bool = False) -
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload a STAGE model")
         return str(commit.commit_url)
+
+
+def _weights(network: bool) -> tuple[str, ...]:
+    return (*_WEIGHTS, *_NETWORK_WEIGHTS) if network else _WEIGHTS
 
 
 def _list_files(repository: str, revision: str | None) -> set[str]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
+from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
 from stage_cli.core.weights.catalog import CATALOG, CatalogEntry, local_models
-from stage_cli.core.weights.hub import cached_model
+from stage_cli.core.weights.hub import HUB_ID, cached_model, hub_repository
 from stage_cli.errors import StageError
 
 
@@ -40,17 +41,40 @@ def list_models() -> list[ModelSummary]:
 def missing_offline(config: StageConfig, directory: Path) -> list[str]:
     """List what the model would have to fetch: its text encoder, if that is not on this machine."""
     name = config.text_encoder
-    if not config.takes_text or name is None or (directory / name).is_dir() or cached_model(name) is not None:
+    if not config.takes_text or name is None or (directory / name).is_dir():
+        return []
+    match = HUB_ID.fullmatch(hub_repository(name) or "")
+    if match is not None and cached_model(match["repository"], match["revision"]) is not None:
         return []
     return [f"text encoder {name} (for --description)"]
 
 
-def _own(path: Path) -> ModelSummary:
+def adapter_missing_offline(adapter: AdapterConfig, directory: Path) -> list[str]:
+    """List what an adapter would have to fetch, or does not find: its base, and the text encoder."""
     try:
-        config = StageConfig.from_dict(read_config(path / "config.json"))
+        base = find_base(adapter, directory, offline=True)
+    except StageError:
+        return [f"base {adapter.base}"]
+    return missing_offline(adapter.model, base)
+
+
+def adapter_size(directory: Path) -> float:
+    """Return the size of an adapter's tensors in MB; 0 if they are not there."""
+    path = directory / ADAPTER_FILE
+    return path.stat().st_size / 1e6 if path.exists() else 0.0
+
+
+def _own(path: Path) -> ModelSummary:
+    note = ""
+    try:
+        if (adapter := read_adapter_config(path)) is not None:
+            config = adapter.model
+            note = f"adapter of rank {adapter.rank}, {adapter_size(path):.1f} MB, for {adapter.base}"
+        else:
+            config = StageConfig.from_dict(read_config(path / "config.json"))
     except StageError as error:
         return ModelSummary(path.name, None, 0.0, "unknown", path, f"cannot be used: {error.what}")
-    return ModelSummary(path.name, config.stem, config.lm.parameters / 1e6, config.licence, path)
+    return ModelSummary(path.name, config.stem, config.lm.parameters / 1e6, config.licence, path, note)
 
 
 def _published(entry: CatalogEntry) -> ModelSummary:
@@ -58,7 +82,10 @@ def _published(entry: CatalogEntry) -> ModelSummary:
     return ModelSummary(entry.name, None, entry.parameters, entry.licence, where, entry.summary)
 
 
-def is_own_format(directory: Path) -> bool:
-    """Tell whether a directory holds a model in our own format."""
+def own_config(directory: Path) -> StageConfig | AdapterConfig | None:
+    """Read the config of a model or an adapter in our own format; None if the directory holds something else."""
     path = directory / "config.json"
-    return path.exists() and read_config(path).get("model_type") == MODEL_TYPE
+    if not path.exists():
+        return None
+    values = read_config(path)
+    return StageConfig.from_dict(values) if values.get("model_type") == MODEL_TYPE else read_adapter_config(directory)

@@ -1,0 +1,1 @@
+"""Training: one TOML file describes a run."""

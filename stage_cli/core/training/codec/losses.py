@@ -1,0 +1,79 @@
+"""How far a reconstruction is from its original, in spectra of several resolutions.
+
+Sources: multi-resolution spectra, Parallel WaveGAN (arXiv 1910.11480); log-mel spectra of several sizes, Descript's
+codec (arXiv 2306.06546); the compressed complex spectrum, which phases enter too, from speech enhancement
+(arXiv 1811.07030).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+# Window sizes in samples, and mel bands of each: short ones for attacks, long ones for pitch.
+RESOLUTIONS: tuple[tuple[int, int], ...] = ((128, 12), (256, 24), (512, 40), (1024, 64), (2048, 96))
+# Below these, differences are not heard: magnitudes of a full-scale sine's window are about 1.
+_QUIETEST_MEL = 1e-4
+_QUIETEST_BIN = 1e-4
+COMPRESSION = 0.3
+
+
+def spectra(audio: Tensor, size: int) -> Tensor:
+    """Return complex spectra `[B, frames, size / 2 + 1]` of `audio [B, samples]`; a full-scale sine peaks near 1."""
+    window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
+    padded = torch.nn.functional.pad(audio, (size // 2, size // 2))
+    return torch.fft.rfft(padded.unfold(-1, size, size // 4) * window) * (2 / window.sum())
+
+
+def spectral_losses(made: Tensor, true: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """Compare audio `[B, samples]` with its original; each loss is a mean over the batch and the resolutions.
+
+    Returns:
+        "mel": mean absolute difference of log10 mel spectra. "spectrum": spectral convergence (the difference's norm
+        by the original's) and mean absolute difference of natural-log magnitudes, added. "phase": mean squared
+        difference of complex spectra whose magnitudes are compressed.
+    """
+    losses: dict[str, list[Tensor]] = {"mel": [], "spectrum": [], "phase": []}
+    for size, bands in RESOLUTIONS:
+        ours, theirs = spectra(made, size), spectra(true, size)
+        # A magnitude of exactly zero has no gradient.
+        our_magnitude, their_magnitude = ours.abs().clamp(min=1e-8), theirs.abs().clamp(min=1e-8)
+        filters = mel_filters(size, bands, sample_rate).to(made)
+        our_mel, their_mel = our_magnitude @ filters, their_magnitude @ filters
+        losses["mel"].append((_log10(our_mel, _QUIETEST_MEL) - _log10(their_mel, _QUIETEST_MEL)).abs().mean())
+        convergence = (our_magnitude - their_magnitude).norm() / their_magnitude.norm().clamp(min=1e-3)
+        logs = (our_magnitude.clamp(min=_QUIETEST_BIN).log() - their_magnitude.clamp(min=_QUIETEST_BIN).log()).abs()
+        losses["spectrum"].append(convergence + logs.mean())
+        # d/dx of |x|^0.3 is infinite at 0: both are compressed as if a little louder.
+        our_gain = (our_magnitude + _QUIETEST_BIN) ** (COMPRESSION - 1)
+        their_gain = (their_magnitude + _QUIETEST_BIN) ** (COMPRESSION - 1)
+        difference = torch.view_as_real(ours * our_gain - theirs * their_gain)
+        losses["phase"].append(difference.square().sum(dim=-1).mean())
+    return {name: torch.stack(values).mean() for name, values in losses.items()}
+
+
+@functools.cache
+def mel_filters(size: int, bands: int, sample_rate: int) -> Tensor:
+    """Return triangular mel filters `[size / 2 + 1, bands]`, each with sum 1; none is empty.
+
+    Mel scale: O'Shaughnessy's, 2595 log10(1 + f / 700).
+    """
+
+    def mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    corners = 700 * (10 ** (torch.linspace(mel(0), mel(sample_rate / 2), bands + 2, dtype=torch.float64) / 2595) - 1)
+    frequencies = torch.linspace(0, sample_rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
+    # A filter narrower than the bins would be empty: it reaches at least one bin to each side.
+    width = sample_rate / size
+    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
+    low, high = torch.minimum(low, centre - width), torch.maximum(high, centre + width)
+    triangles = torch.minimum((frequencies - low) / (centre - low), (high - frequencies) / (high - centre)).clamp(min=0)
+    return (triangles / triangles.sum(dim=0)).float()
+
+
+def _log10(x: Tensor, quietest: float) -> Tensor:
+    return x.clamp(min=quietest).log10()

@@ -1,0 +1,71 @@
+"""The module that the engine trains: a codec and the losses of its reconstructions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stage_cli.core.codec.codec import Codec
+from stage_cli.core.training.codec.losses import spectral_losses
+from stage_cli.core.training.config.codec import CodecTrainConfig
+
+
+@dataclass(frozen=True)
+class CodecInputs:
+    """What one forward pass is made of.
+
+    Attributes:
+        audio: `[N, 1, samples]`.
+        seed: of the latents that start codebooks and replace dead codes.
+    """
+
+    audio: Tensor
+    seed: int
+
+
+class CodecModule(nn.Module):
+    """A codec in training.
+
+    Args:
+        codec: its weights; trained.
+        config: weights of the losses, and when the quantizer joins.
+    """
+
+    steps_seen: Tensor
+
+    def __init__(self, codec: Codec, config: CodecTrainConfig) -> None:
+        super().__init__()
+        self.codec = codec
+        self.settings = config
+        # A buffer: it belongs to the checkpoint.
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: CodecInputs) -> dict[str, Tensor]:
+        """Reconstruct and compare.
+
+        Returns:
+            "loss" with a gradient; detached "mel", "spectrum", "phase", "commitment", and "codes_used" `[K]`: how many
+            codes the batch used, in effect.
+        """
+        config, audio = self.settings, inputs.audio
+        quantizing = not self.training or int(self.steps_seen) >= config.unquantized_steps
+        if quantizing:
+            made, quantized = self.codec(audio, generator=torch.Generator().manual_seed(inputs.seed))
+            commitment, used = quantized.commitment_loss, quantized.perplexity
+        else:
+            # First the networks learn to carry audio at all; codebooks then start from latents that mean something.
+            made = self.codec.decoder(self.codec.encoder(audio))[..., : audio.shape[-1]]
+            commitment, used = audio.new_zeros(()), audio.new_zeros(self.codec.config.codebooks)
+        if self.training:
+            self.steps_seen += 1
+        losses = spectral_losses(made[:, 0].float(), audio[:, 0].float(), self.codec.config.sample_rate)
+        loss = (
+            config.mel_weight * losses["mel"]
+            + config.spectrum_weight * losses["spectrum"]
+            + config.phase_weight * losses["phase"]
+            + config.commitment_weight * commitment
+        )
+        logged = {**losses, "commitment": commitment, "codes_used": used}
+        return {"loss": loss, **{name: value.detach() for name, value in logged.items()}}

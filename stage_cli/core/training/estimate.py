@@ -1,0 +1,299 @@
+"""What a run will be, before it starts: parameters, songs and items, steps, memory. Fetches nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stage_cli.core.codec.config import CodecConfig
+from stage_cli.core.codec.kinds import AnyCodecConfig
+from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_config
+from stage_cli.core.training.config import LoraConfig, TrainingConfig
+from stage_cli.core.training.memory import MemoryShare, ParameterCounts, estimate_memory
+from stage_cli.core.weights.catalog import CATALOG
+from stage_cli.errors import HubError, UsageError
+
+if TYPE_CHECKING:
+    from stage_cli.core.data.indexed_song import IndexedSong
+
+# Models whose published sizes are known before they are fetched (docs/model.md).
+_PUBLISHED = {
+    "facebook/musicgen-small": LanguageModelConfig(separator=False),
+    "facebook/musicgen-medium": LanguageModelConfig(
+        dimension=1536, layers=48, heads=24, feed_forward=6144, separator=False
+    ),
+    "facebook/musicgen-large": LanguageModelConfig(
+        dimension=2048, layers=48, heads=32, feed_forward=8192, separator=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the model.
+
+    Attributes:
+        name: of the part.
+        parameters: how many; None: not known.
+        trained: how many of them learn.
+    """
+
+    name: str
+    parameters: int | None
+    trained: int = 0
+
+
+@dataclass(frozen=True)
+class DataCounts:
+    """Songs and items.
+
+    Attributes:
+        training_songs: that train.
+        validation_songs: that validate.
+        left_out: songs that do neither, as they are twins of validation songs.
+        items: an epoch.
+        validation_items: of each validation.
+    """
+
+    training_songs: int
+    validation_songs: int
+    left_out: int
+    items: int
+    validation_items: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will be.
+
+    Attributes:
+        parts: of the model; empty where its sizes are not known.
+        data: songs and items.
+        steps: of the run.
+        epochs: how often each item is drawn.
+        audio_hours: of targets, over the run.
+        memory: what each device needs, largest first; empty where the model's sizes are not known.
+        notes: what is not known, and why.
+    """
+
+    parts: tuple[Part, ...]
+    data: DataCounts
+    steps: int
+    epochs: float
+    audio_hours: float
+    memory: tuple[MemoryShare, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def trained(self) -> int:
+        """Parameters that learn."""
+        return sum(part.trained for part in self.parts)
+
+    @property
+    def frozen(self) -> int:
+        """Known parameters that do not."""
+        return sum((part.parameters or 0) - part.trained for part in self.parts)
+
+
+def estimate(config: TrainingConfig, *, processes: int = 1) -> Estimate:
+    """Look at a run's model and data without loading or fetching them.
+
+    Args:
+        config: the run's.
+        processes: that will train together.
+
+    Raises:
+        UsageError: no such model or codec; no song can be used; a batch cannot be divided among the processes.
+        WeightsError: the model's files are not what they should be, or codec and language model do not fit.
+        StageError: features of songs are damaged.
+    """
+    config.train.accumulation(processes)
+    notes: list[str] = []
+    data = _count_data(config)
+    model, directory = (None, None) if config.codec is not None else _model(config, notes)
+    parts: tuple[Part, ...] = ()
+    memory: tuple[MemoryShare, ...] = ()
+    if config.codec is not None:
+        parts = _count_codec(config.codec.shape)
+        notes.append("the memory of a codec's training is not estimated")
+    elif model is not None:
+        config.train.loss_weights(model.lm.codebooks)
+        parts, counts = _count_parameters(config, model, _count_text_encoder(model, directory, notes))
+        memory = estimate_memory(
+            config, model.lm, model.codec, counts, on_cuda=_on_cuda(config.run.device), processes=processes
+        )
+    items = config.train.steps * config.train.batch_size
+    return Estimate(
+        parts=parts,
+        data=data,
+        steps=config.train.steps,
+        epochs=items / data.items,
+        audio_hours=items * config.data.chunk_seconds / 3600,
+        memory=memory,
+        notes=tuple(notes),
+    )
+
+
+def _count_data(config: TrainingConfig) -> DataCounts:
+    from stage_cli.core.data.dataset import StemDataset
+    from stage_cli.core.data.index import find_songs
+    from stage_cli.core.data.splits import split_songs
+
+    split = split_songs(find_songs(config.data.root), config.data)
+    rate = CodecConfig.sample_rate  # of the items, which are counted and not made
+
+    def items(songs: tuple[IndexedSong, ...], per_song: int | None = None) -> int:
+        return len(StemDataset(config.data, rate, config.run.seed, songs=songs, items_per_song=per_song))
+
+    validated = items(split.validation, config.validate.items_per_song) if split.validation else 0
+    return DataCounts(
+        training_songs=len(split.training),
+        validation_songs=len(split.validation),
+        left_out=len(split.left_out),
+        items=items(split.training),
+        validation_items=min(validated, config.validate.most_items),
+    )
+
+
+def _model(config: TrainingConfig, notes: list[str]) -> tuple[StageConfig | None, Path | None]:
+    """Find the sizes of the model to start from, and its directory if it is here."""
+    if config.model.from_scratch:
+        return _from_scratch(config, notes), None
+    base = config.model.base
+    directory = _find("model.base", base)
+    if directory is not None:
+        from stage_cli.core.weights.checkpoint import plan_directory
+
+        found = plan_directory(directory, offline=True).config
+        return found, directory
+    repository = next((entry.repository for entry in CATALOG if entry.name == base), base).split("@")[0]
+    published = _PUBLISHED.get(repository)
+    pull = f"stage models pull {base}"
+    if published is None:
+        notes.append(f"{base} is not on this machine, so its size is not known. Fetch it: {pull}")
+        return None, None
+    notes.append(f"{base} is not on this machine: the sizes are those published. `stage train` fetches it, or: {pull}")
+    return StageConfig(lm=published), None
+
+
+def _from_scratch(config: TrainingConfig, notes: list[str]) -> StageConfig | None:
+    from stage_cli.core.weights.checkpoint import codec_of_directory
+
+    base = None
+    if config.model.lm is None:
+        base = StageConfig.from_dict(read_config(Path(config.model.base)))
+    lm = base.lm if base is not None else config.model.lm
+    directory = _find("model.codec", config.model.codec)
+    if lm is None or directory is None:
+        notes.append(
+            f"{config.model.codec} is not on this machine, so the codec is not known. Fetch it: "
+            f"stage models pull {config.model.codec}"
+        )
+        return None
+    part = codec_of_directory(directory, offline=True)
+    if part is None:
+        raise UsageError(f"model.codec: {config.model.codec} holds no codec", next_step="name a model or a codec")
+    encoder = config.model.text_encoder or (base.text_encoder if base is not None else DEFAULT_TEXT_ENCODER)
+    return StageConfig(
+        codec=part.config,
+        lm=replace(lm, separator=True),
+        text_encoder=None if lm.text_dimension is None else encoder,
+    )
+
+
+def _find(key: str, name: str) -> Path | None:
+    """Find a model's directory on this machine; None if it would have to be fetched."""
+    from stage_cli.core.weights.hub import resolve
+
+    try:
+        return resolve(name, offline=True)
+    except HubError:
+        return None
+    except UsageError as error:
+        raise UsageError(f"{key}: {error.what}", why=error.why, next_step=error.next_step) from None
+
+
+def _count_parameters(
+    config: TrainingConfig, model: StageConfig, text_encoder: int | None
+) -> tuple[tuple[Part, ...], ParameterCounts]:
+    from stage_cli.core.weights.checkpoint import own_shapes
+
+    shapes = own_shapes(replace(model, lm=replace(model.lm, separator=True)))
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    total = {part: sum(sizes[name] for name in sizes if name.startswith(f"{part}.")) for part in _parts_of(sizes)}
+    matrices = sum(sizes[name] for name in sizes if name.startswith("lm.layers.") and len(shapes[name]) == 2)
+    learned = total["lm"] + total.get("text_projection", 0)
+    parts = [Part("language model", total["lm"], total["lm"])]
+    if "text_projection" in total:
+        parts.append(Part("text projection", total["text_projection"], total["text_projection"]))
+    trained, frozen = learned, 0
+    if config.lora is not None:
+        adapter = count_adapter(config.lora, shapes)
+        if not model.lm.separator:  # its embedding is new: it learns too
+            adapter += model.lm.codebooks * model.lm.dimension
+        parts = [*(replace(part, trained=0) for part in parts), Part("adapter", adapter, adapter)]
+        trained, frozen, matrices = adapter, learned, adapter
+    parts.append(Part("codec", total["codec"]))
+    if model.lm.text_dimension is not None:
+        parts.append(Part("text encoder", text_encoder))
+    return tuple(parts), ParameterCounts(trained, matrices, frozen, total["codec"], text_encoder or 0)
+
+
+def _count_codec(shape: AnyCodecConfig) -> tuple[Part, ...]:
+    from stage_cli.core.weights.checkpoint import codec_shapes
+
+    sizes = {name: math.prod(tensor) for name, tensor in codec_shapes(shape).items()}
+    codebooks = sizes["codec.quantizer.codebooks"]
+    learned = sum(sizes.values()) - codebooks
+    # Codebooks follow the latents; no gradient changes them.
+    return (Part("encoder and decoder", learned, learned), Part("codebooks", codebooks))
+
+
+def count_adapter(lora: LoraConfig, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Count the parameters of an adapter's matrices: rank × (width in + width out) for each one that it changes.
+
+    Args:
+        lora: rank and targets.
+        shapes: of the model's tensors by name, `weights.checkpoint.own_shapes`.
+    """
+    targets = tuple(f".{target}.weight" for target in lora.targets)
+    return sum(lora.rank * sum(shape) for name, shape in shapes.items() if name.endswith(targets))
+
+
+def _parts_of(names: Mapping[str, int]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def _count_text_encoder(model: StageConfig, directory: Path | None, notes: list[str]) -> int | None:
+    """Count the T5 encoder's parameters from its file's header, if it is here."""
+    from stage_cli.core.weights.checkpoint import weights_file
+    from stage_cli.core.weights.tensors import open_checkpoint
+
+    name = model.text_encoder
+    if name is None or model.lm.text_dimension is None:
+        return None
+    inside = directory / name if directory is not None else Path(name)
+    found = inside if inside.is_dir() else _find("model.text_encoder", name)
+    if found is None:
+        notes.append(f"The text encoder {name} is not on this machine; its memory is not counted.")
+        return None
+    file = open_checkpoint(weights_file(found))
+    prefix = "text_encoder." if any(key.startswith("text_encoder.") for key in file.shapes) else ""
+    counted = {key: shape for key, shape in file.shapes.items() if key.startswith(f"{prefix}encoder.")}
+    # The embeddings lie under one of two names, or under both.
+    counted.pop(f"{prefix}encoder.embed_tokens.weight", None)
+    embeddings = (f"{prefix}shared.weight", f"{prefix}encoder.embed_tokens.weight")
+    table = next((file.shapes[key] for key in embeddings if key in file.shapes), (0,))
+    return sum(map(math.prod, counted.values())) + math.prod(table)
+
+
+def _on_cuda(device: str) -> bool:
+    if device == "auto":
+        import torch
+
+        return torch.cuda.is_available()
+    return device.startswith("cuda")

@@ -1,0 +1,212 @@
+"""One training run from its configuration to a model directory: everything else in this room is wired here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stage_cli.core.audio.files import display_name
+from stage_cli.core.training.codec.card import write_codec_card
+from stage_cli.core.training.codec.task import CodecTask
+from stage_cli.core.training.codec.validation import CodecValidator
+from stage_cli.core.training.config import TrainingConfig, to_dict, to_toml
+from stage_cli.core.training.engine.chance import deterministic_algorithms
+from stage_cli.core.training.engine.checkpoints import Checkpoints
+from stage_cli.core.training.engine.events import Event, Noted, OnEvent, Preparing, ignore
+from stage_cli.core.training.engine.lock import locked
+from stage_cli.core.training.engine.loop import CHECKPOINTS_FOLDER, Loop
+from stage_cli.core.training.engine.milestones import MODEL_FOLDER, Describe, Validate
+from stage_cli.core.training.engine.processes import Processes, joined
+from stage_cli.core.training.engine.task import Task
+from stage_cli.core.training.record.card import ModelCard, write_model_card
+from stage_cli.core.training.record.published import DataSummary
+from stage_cli.core.training.record.record import Record
+from stage_cli.core.training.record.whole_files import write_text
+from stage_cli.core.training.task.building import build_model
+from stage_cli.core.training.task.stem_task import StemTask
+from stage_cli.core.training.validation.validator import Validator
+from stage_cli.errors import UsageError
+
+CONFIG_FILE = "config.toml"
+
+# Keys that may differ when a run is resumed: they change how fast, where and how long it goes, not what it is.
+_FREE = frozenset({"model.checkpointing", "model.licence", "data.root", "data.workers"})
+_FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape")
+_FIXED_KEYS = (("run", "seed"), ("train", "batch_size"), ("train", "optimizer"))
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run has come to.
+
+    Attributes:
+        directory: of the run.
+        model: directory of the result.
+        step: the last one done.
+        best: lowest validation loss, None without a validation.
+        best_step: its step.
+        metrics: of the last validation.
+    """
+
+    directory: Path
+    model: Path
+    step: int
+    best: float | None
+    best_step: int | None
+    metrics: Mapping[str, float]
+
+
+def train(
+    config: TrainingConfig, *, resume: bool = False, offline: bool = False, on_event: OnEvent = ignore
+) -> TrainingResult:
+    """Train a model as a configuration says; alone, or as one of the processes that `torchrun` started.
+
+    In the main thread, SIGINT, SIGTERM and SIGHUP end the run after the current step, when everything is saved; the
+    signal is then raised again, for whoever handles it here (as a rule, by ending the program). A second one is not
+    waited for.
+
+    Args:
+        config: of the run.
+        resume: go on from the last whole checkpoint; from the start, if there is none.
+        offline: use only models that are already on this machine.
+        on_event: takes events, on the main process only.
+
+    Raises:
+        UsageError: the run exists and is not to be resumed, or is another one; another process is training there; the
+            configuration does not fit the data, the model or the number of processes.
+        StageError: see `Loop.run`; files that cannot be read or written, models that cannot be used.
+    """
+    with joined(config.run) as processes, ExitStack() as stack:
+        processes.only_main(partial(_begin, config, stack, resume=resume))
+        stack.enter_context(deterministic_algorithms(config.run.deterministic))
+        record = _record(config, processes, stack, on_event)
+
+        def tell(event: Event) -> None:
+            if record is not None:
+                record.on_event(event)
+            on_event(event)
+
+        make = _stem_parts if config.codec is None else _codec_parts
+        parts = make(config, processes, tell, offline=offline)
+        loop = Loop(
+            config,
+            parts.task,
+            processes,
+            validate=parts.validate,
+            describe=parts.describe,
+            identity=identity(config),
+            on_event=tell,
+        )
+        ended = loop.run(resume=resume)
+    progress = ended.progress
+    if ended.signal is not None:
+        signal.raise_signal(ended.signal)
+    return TrainingResult(
+        directory=config.directory,
+        model=config.directory / MODEL_FOLDER,
+        step=progress.step,
+        best=progress.best,
+        best_step=progress.best_step,
+        metrics=progress.validation,
+    )
+
+
+def identity(config: TrainingConfig) -> dict[str, Any]:
+    """Return what a run must keep when it is resumed, by key: what is trained, on what data, in what order."""
+    content = to_dict(config)
+    kept = {
+        f"{table}.{key}": value
+        for table in _FIXED_TABLES
+        for key, value in content.get(table, {}).items()
+        if f"{table}.{key}" not in _FREE
+    }
+    kept |= {f"{table}.{key}": content[table][key] for table, key in _FIXED_KEYS}
+    return kept | {"train.ema_decay": "on" if config.train.ema_decay > 0 else "off"}
+
+
+def check_directory(config: TrainingConfig, *, resume: bool) -> None:
+    """Make sure that no earlier run is lost.
+
+    Raises:
+        UsageError: there is one, and it is not to be resumed.
+    """
+    steps = Checkpoints(config.directory / CHECKPOINTS_FOLDER, config.train.keep_last).steps()
+    has_model = (config.directory / MODEL_FOLDER).exists()
+    if (steps or has_model) and not resume:
+        raise UsageError(
+            f"there is a run in {display_name(config.directory)} already",
+            why=f"its last checkpoint is of step {steps[-1]}" if steps else f"it has a folder {MODEL_FOLDER}",
+            next_step="go on with it: --resume; or start another beside it: --set run.directory=FOLDER",
+        )
+
+
+def _begin(config: TrainingConfig, stack: ExitStack, *, resume: bool) -> None:
+    """Take the run's folder, and note there what the run is."""
+    stack.enter_context(locked(config.directory))
+    check_directory(config, resume=resume)
+    write_text(config.directory / CONFIG_FILE, to_toml(config))
+
+
+def _record(config: TrainingConfig, processes: Processes, stack: ExitStack, on_event: OnEvent) -> Record | None:
+    if not processes.is_main:
+        return None
+    return stack.enter_context(closing(Record(config, on_note=lambda text: on_event(Noted(text)))))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the loop is given: what is trained, how it is validated, and what is written beside the result."""
+
+    task: Task
+    validate: Validate | None
+    describe: Describe
+
+
+def _stem_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+    task = StemTask(config, build_model(config, offline=offline))
+    task.place(processes.device)
+    told = (lambda done, total: tell(Preparing(done, total))) if processes.is_main else None
+    task.prepare_tokens(process=processes.number, processes=processes.count, on_progress=told)
+    processes.wait()
+    return _Parts(task, _validator(config, task, processes), _describer(config, task))
+
+
+def _codec_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+    del tell, offline  # a codec starts from scratch, and its audio is read while it learns
+    if processes.count > 1:
+        raise UsageError(
+            f"a codec is trained by one process, not by {processes.count}",
+            why="its codebooks follow the latents of one process's batches",
+            next_step="start stage train without torchrun",
+        )
+    task = CodecTask(config)
+    validate = CodecValidator(config, task, processes.device) if config.validate.every else None
+    data = DataSummary.of(config, task.training_songs, task.validation_songs)
+    return _Parts(task, validate, partial(write_codec_card, config, data))
+
+
+def _validator(config: TrainingConfig, task: StemTask, processes: Processes) -> Validator | None:
+    if not config.validate.every:
+        return None
+    return Validator(
+        config,
+        task,
+        process=processes.number,
+        processes=processes.count,
+        reduce=processes.sum,
+        autocast=processes.autocast,
+    )
+
+
+def _describer(config: TrainingConfig, task: StemTask) -> Describe:
+    data = DataSummary.of(config, task.training_songs, task.validation_songs)
+
+    def describe(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
+        write_model_card(folder, ModelCard(config, task.model.config, data, step, metrics))
+
+    return describe

@@ -1,0 +1,1 @@
+"""What `stage train` trains: a language model that writes a stem, on tokens of a frozen codec."""

@@ -1,0 +1,28 @@
+"""Which parameters are optimized how."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from stage_cli.core.training.engine.task import ParameterGroup
+
+_IN_LAYERS = re.compile(r"(?:^|\.)layers\.\d+\.")
+
+
+def parameter_groups(module: nn.Module) -> list[ParameterGroup]:
+    """Divide the trainable parameters: the layers' matrices (for Muon), other matrices and tables, vectors.
+
+    Norms and biases do not decay. (In STAGE's own training they do; at its rates, 1e-8 a step, that is nothing.)
+    """
+    trainable = [(name, parameter.ndim) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    matrices = tuple(name for name, ndim in trainable if ndim == 2 and _IN_LAYERS.search(name))
+    vectors = tuple(name for name, ndim in trainable if ndim < 2)
+    others = tuple(name for name, _ in trainable if name not in {*matrices, *vectors})
+    groups = [
+        ParameterGroup(matrices, "matrix"),
+        ParameterGroup(others, "other"),
+        ParameterGroup(vectors, "other", decay=False),
+    ]
+    return [group for group in groups if group.names]

@@ -1,0 +1,178 @@
+"""The task of `stage train`: songs in, a STAGE model out (the engine's `Task`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stage_cli.core.data.collate import AudioBatch, left_pad_codes
+from stage_cli.core.data.dataset import StemDataset
+from stage_cli.core.data.index import find_songs
+from stage_cli.core.data.item import Item
+from stage_cli.core.data.splits import split_songs
+from stage_cli.core.model import StageModel
+from stage_cli.core.precision import SMALL_MODEL, Runtime
+from stage_cli.core.training.config import TrainingConfig
+from stage_cli.core.training.engine.task import ParameterGroup
+from stage_cli.core.training.lora import save_adapter
+from stage_cli.core.training.task.batches import CodeBatch, TokenBatch, TokenItem, collate_items
+from stage_cli.core.training.task.conditioning import Dropouts, draw_conditioning
+from stage_cli.core.training.task.encoding import encode_batch
+from stage_cli.core.training.task.groups import parameter_groups
+from stage_cli.core.training.task.module import StemModule
+from stage_cli.core.training.task.token_cache import CachedTokens, cached_tokens, make_tokens
+from stage_cli.core.weights.checkpoint import own_shapes
+from stage_cli.core.weights.saving import save_directory
+
+
+class StemTask:
+    """A model that learns to write stems.
+
+    Attributes:
+        config: the run's.
+        model: codec, text encoder and language model; the trained weights are its own.
+        module: the part of it that is trained.
+        training_songs: that it learns from.
+        validation_songs: that are never trained on.
+        dataset: of the training; with `data.tokens = "cache"` call `prepare_tokens` before its first item.
+
+    Args:
+        config: the run's.
+        model: as `build_model` gives it.
+
+    Raises:
+        UsageError: there are no songs, none for the validation, or codebook weights for another number of codebooks.
+    """
+
+    units: tuple[str, ...] = ("Layer",)
+    module: nn.Module
+    dataset: StemDataset | CachedTokens
+
+    def __init__(self, config: TrainingConfig, model: StageModel) -> None:
+        self.config = config
+        self.model = model
+        weights = config.train.loss_weights(model.config.lm.codebooks)
+        self.module = StemModule(model.lm, model.text_projection, weights)
+        split = split_songs(find_songs(config.data.root), config.data)
+        self.training_songs = split.training
+        self.validation_songs = split.validation
+        self._audio = StemDataset(config.data, model.config.codec.sample_rate, config.run.seed, songs=split.training)
+        self.dataset = self._audio
+        if config.loading.tokens == "cache":
+            self.dataset = cached_tokens(config.directory, self._audio, model.codec, config.loading.cache_epochs)
+
+    @staticmethod
+    def collate(items: Sequence[Item] | Sequence[TokenItem]) -> AudioBatch | CodeBatch:
+        """Make a batch."""
+        return collate_items(items)
+
+    def place(self, device: torch.device) -> None:
+        """Move codec and text encoder to a device; the engine moves `module`."""
+        self.model.runtime = Runtime(device, "float32")
+        self.model.codec.to(self.model.runtime.codec_device).eval()
+        if self.model.config.takes_text:
+            self.model.text_encoder()  # now: it may have to be fetched
+
+    def prepare_tokens(
+        self, *, process: int = 0, processes: int = 1, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Make this process's share of the token cache, after `place`; all processes must wait for each other then.
+
+        Does nothing where tokens are made inside the step.
+
+        Args:
+            process: number of this process.
+            processes: of all.
+            on_progress: called with the items done and those to do by this process.
+
+        Raises:
+            AudioError: a song cannot be read.
+            StageError: the tokens cannot be written.
+        """
+        if isinstance(self.dataset, CachedTokens):
+            make_tokens(
+                self.dataset,
+                self._audio,
+                self.model.codec,
+                device=self.model.runtime.device,
+                batch_size=self.config.train.micro_batch_size,
+                workers=self.config.loading.workers,
+                process=process,
+                processes=processes,
+                on_progress=on_progress,
+            )
+
+    @torch.no_grad()
+    def inputs(self, batch: AudioBatch | CodeBatch, epoch: int, *, drop: bool = True) -> TokenBatch:
+        """Make tokens and text of a batch that is on the device.
+
+        Args:
+            batch: of `collate`.
+            epoch: with the run's seed and each item's index, all that the dropouts depend on.
+            drop: False keeps contexts and descriptions whole, for validation.
+        """
+        codes = batch if isinstance(batch, CodeBatch) else encode_batch(self.model.codec, batch)
+        train = self.config.train
+        dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout)
+        seed = self.config.run.seed
+        drawn = [
+            draw_conditioning(dropouts if drop else Dropouts(), description, seed=seed, epoch=epoch, index=item.index)
+            for item, description in zip(codes.items, codes.descriptions, strict=True)
+        ]
+        frames = tuple(
+            own if chosen.with_context else 0 for own, chosen in zip(codes.context_frames, drawn, strict=True)
+        )
+        contexts = [row[:, :own] for row, own in zip(codes.context, frames, strict=True)]
+        text, mask = self._text([chosen.description for chosen in drawn], codes.target.device)
+        return TokenBatch(left_pad_codes(contexts, self.model.config.lm.pad), frames, codes.target, text, mask)
+
+    def parameter_groups(self, module: nn.Module) -> list[ParameterGroup]:
+        """Say which trainable parameters are optimized how."""
+        return parameter_groups(module)
+
+    def audio_seconds(self, batch: AudioBatch | CodeBatch) -> float:
+        """Return the seconds of the targets."""
+        codec = self.model.config.codec
+        length = batch.target.shape[-1]
+        return (
+            batch.target.shape[0] * length / (codec.frame_rate if isinstance(batch, CodeBatch) else codec.sample_rate)
+        )
+
+    def save(self, directory: Path, metrics: Mapping[str, float], state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model in our format, or the adapter of a LoRA run.
+
+        The language model is stored as bfloat16 from `SMALL_MODEL` parameters on, and as fp32 below: large models are
+        run in bfloat16 or int8 anyway, small ones in fp32. Codec and text projection are fp32, as they are run.
+
+        Args:
+            directory: made if it does not exist.
+            metrics: left to the model card.
+            state: weights of `module` to be written instead of those it holds.
+
+        Raises:
+            WeightsError: it cannot be written.
+        """
+        del metrics
+        config, lora = self.model.config, self.config.lora
+        if lora is not None:
+            save_adapter(directory, self.model, lora, self.config.model.base, state=state)
+            return
+        trained = self.module.state_dict() if state is None else state
+        dtype = torch.bfloat16 if config.lm.parameters >= SMALL_MODEL else torch.float32
+        tensors = {f"codec.{name}": tensor for name, tensor in self.model.codec.state_dict().items()}
+        tensors |= {name: tensor.to(dtype) if name.startswith("lm.") else tensor for name, tensor in trained.items()}
+        expected = own_shapes(config)
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
+            raise ValueError(f"not the model's tensors: {sorted(tensors.keys() ^ expected.keys())[:8]}")
+        save_directory(directory, config, tensors.items())
+
+    def _text(self, descriptions: Sequence[str], device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """Vectors `[B, L, text dimension]` and mask `[B, L]`; None where no item has a description."""
+        if not self.model.config.takes_text or not any(map(str.strip, descriptions)):
+            return None, None
+        vectors, mask = self.model.text_encoder().encode(descriptions)
+        # Copies: the encoder's own are inference tensors, of which no gradient can be made.
+        return vectors.to(device).clone(), mask.to(device).clone()

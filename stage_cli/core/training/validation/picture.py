@@ -1,0 +1,122 @@
+"""One picture of a demo: what was given, what was written, and what the song really has there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stage_cli.core.training.record.whole_files import write_whole
+from stage_cli.core.training.validation.spectrogram import BANDS, HOP_SECONDS, band_corners, mel_power
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PARTS = ("context", "generated", "target")
+_RANGE = 70.0  # dB, from the loudest point of the three down
+_COLUMNS = 1600  # of a waveform
+_BEAT, _DOWNBEAT, _WAVE = "#56B4E9", "#009E73", "#444444"
+_TICKS = (200, 500, 1000, 2000, 5000, 10000)  # Hz
+
+
+@dataclass(frozen=True, eq=False)
+class DemoPicture:
+    """What is drawn.
+
+    Attributes:
+        title: one line.
+        sample_rate: Hz of all audio.
+        context: `[samples]`, mono, full scale ±1.
+        generated: likewise.
+        target: likewise.
+        beats: seconds.
+        downbeats: seconds, a subset of the beats.
+    """
+
+    title: str
+    sample_rate: int
+    context: np.ndarray
+    generated: np.ndarray
+    target: np.ndarray
+    beats: np.ndarray
+    downbeats: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """Length of the longest part."""
+        return max(len(self.context), len(self.generated), len(self.target)) / self.sample_rate
+
+
+def draw_demo(picture: DemoPicture, path: Path) -> None:
+    """Draw mel spectrograms and waveforms of context, generated stem and target, as a PNG file.
+
+    All three share one scale of colours and one of heights, so a stem that is too quiet looks too quiet.
+
+    Raises:
+        StageError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(h_pad=0.02, hspace=0.0, w_pad=0.04)
+    figure = Figure(figsize=(14, 9), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(6, 1, sharex=True, height_ratios=[1, 3] * 3)
+    powers = [mel_power(getattr(picture, part), picture.sample_rate) for part in _PARTS]
+    loudest = 10 * np.log10(max(1e-10, *(float(power.max(initial=0)) for power in powers)))
+    peak = max(1e-3, *(float(np.abs(getattr(picture, part)).max(initial=0)) for part in _PARTS))
+    image = None
+    for index, (part, power) in enumerate(zip(_PARTS, powers, strict=True)):
+        strip, panel = panels[2 * index], panels[2 * index + 1]
+        _draw_waveform(strip, getattr(picture, part), picture.sample_rate)
+        strip.set_ylim(-1.05 * peak, 1.05 * peak)
+        strip.set_ylabel(part, rotation=0, ha="right", va="center", fontsize=12, fontweight="bold")
+        levels = 10 * np.log10(np.maximum(power, 1e-12)) - loudest
+        image = panel.imshow(
+            levels.T,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            cmap="magma",
+            vmin=-_RANGE,
+            vmax=0,
+            extent=(-HOP_SECONDS / 2, (len(power) - 0.5) * HOP_SECONDS, -0.5, BANDS - 0.5),
+        )
+        _label_frequencies(panel, picture.sample_rate)
+        _draw_beats(strip, panel, picture)
+        panel.set_xlim(0, picture.seconds)
+    panels[-1].set_xlabel("seconds (thin lines: beats, thick lines: downbeats)")
+    if image is not None:
+        figure.colorbar(image, ax=list(panels), pad=0.01, fraction=0.02, aspect=60, label="dB below the loudest point")
+    # A name may hold a $, which would begin a formula.
+    figure.suptitle(picture.title.replace("$", r"\$"), x=0.01, ha="left", fontsize=13)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+
+
+def _draw_waveform(strip: Axes, audio: np.ndarray, sample_rate: int) -> None:
+    """Draw the lowest and the highest sample of each column."""
+    if len(audio):
+        starts = np.unique(np.linspace(0, len(audio), min(_COLUMNS, len(audio)), endpoint=False).astype(np.int64))
+        low, high = np.minimum.reduceat(audio, starts), np.maximum.reduceat(audio, starts)
+        strip.fill_between(starts / sample_rate, low, high, color=_WAVE, linewidth=0.3, step="post")
+    strip.set_yticks([])
+    strip.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    strip.tick_params(bottom=False)
+
+
+def _draw_beats(strip: Axes, panel: Axes, picture: DemoPicture) -> None:
+    """Draw the beats over a waveform, and fainter over its spectrogram, where they would hide what falls on them."""
+    for axes, alpha in ((strip, 1.0), (panel, 0.55)):
+        for times, colour, width in ((picture.beats, _BEAT, 0.7), (picture.downbeats, _DOWNBEAT, 1.5)):
+            axes.vlines(times, 0, 1, transform=axes.get_xaxis_transform(), color=colour, linewidth=width, alpha=alpha)
+
+
+def _label_frequencies(panel: Axes, sample_rate: int) -> None:
+    centres = band_corners(sample_rate)[1:-1]
+    shown = [hertz for hertz in _TICKS if hertz < sample_rate / 2]
+    panel.set_yticks(np.interp(shown, centres, np.arange(BANDS)))
+    panel.set_yticklabels([f"{hertz // 1000}k" if hertz >= 1000 else str(hertz) for hertz in shown])
+    panel.set_ylabel("Hz")

@@ -1,0 +1,54 @@
+"""Mel spectrograms for pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+WINDOW_SECONDS = 0.064
+HOP_SECONDS = 0.01
+BANDS = 96
+LOWEST_HZ = 30.0
+
+# HTK's scale: m = 2595 · log10(1 + f / 700).
+_MELS_A_DECADE, _KNEE_HZ = 2595.0, 700.0
+_FRAMES_AT_ONCE = 2048
+
+
+def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return the power in mel bands: `[frames, BANDS]` float32, frame f centred on `HOP_SECONDS` · f seconds.
+
+    Hann windows; triangular filters with a peak of 1 from `LOWEST_HZ` to half the sample rate.
+
+    Args:
+        audio: `[samples]`, mono.
+        sample_rate: Hz.
+    """
+    import scipy.fft
+
+    hop = max(1, round(HOP_SECONDS * sample_rate))
+    window = 2 * round(WINDOW_SECONDS * sample_rate / 2)
+    padded = np.pad(audio.astype(np.float32), window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    # The periodic Hann window: its first sample is zero, its last is not.
+    shape = np.hanning(window + 1)[:-1].astype(np.float32)
+    bands = np.empty((len(frames), BANDS), dtype=np.float32)
+    filters = mel_filters(window, sample_rate)
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        spectra = np.abs(scipy.fft.rfft(frames[first : first + _FRAMES_AT_ONCE] * shape, axis=1))
+        bands[first : first + len(spectra)] = (spectra**2) @ filters
+    return bands
+
+
+def mel_filters(window: int, sample_rate: int) -> np.ndarray:
+    """Return the triangles `[window // 2 + 1, BANDS]`, float32."""
+    corners = band_corners(sample_rate)
+    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
+    frequencies = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
+    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def band_corners(sample_rate: int) -> np.ndarray:
+    """Return the corners of the triangles in Hz, `[BANDS + 2]`: band b rises from b, peaks at b + 1, ends at b + 2."""
+    ends = _MELS_A_DECADE * np.log10(1 + np.array([LOWEST_HZ, sample_rate / 2]) / _KNEE_HZ)
+    return _KNEE_HZ * (10 ** (np.linspace(*ends, BANDS + 2) / _MELS_A_DECADE) - 1)

@@ -1,0 +1,13 @@
+"""The sizes of the tests' tiny model."""
+
+from __future__ import annotations
+
+from stage_cli.core.codec.config import CodecConfig
+from stage_cli.core.lm.config import LanguageModelConfig
+
+TINY_CODEC = CodecConfig(
+    sample_rate=8000, filters=4, dimension=16, ratios=(8, 5, 4), lstm_layers=1, codebooks=4, codebook_size=32
+)
+TINY_LM = LanguageModelConfig(
+    codebooks=4, codebook_size=32, dimension=64, layers=2, heads=2, feed_forward=128, text_dimension=None
+)
