@@ -3,6 +3,7 @@ import os
 import struct
 import tracemalloc
 import wave
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -274,6 +275,8 @@ def test_a_failing_disk_and_ctrl_c_during_a_read_are_not_lost(tmp_path, monkeypa
     decoder = Decoder(path)
     decoder.read(4_096)
     monkeypatch.setattr(decoder._guard, "_file", FailingFile(decoder._file, error))
+    if decoder._plain is not None:  # read without libsndfile
+        monkeypatch.setattr(decoder, "_plain", replace(decoder._plain, file=FailingFile(decoder._file, error)))
     with pytest.raises(expected[0], match=expected[1]):
         decoder.read(400_000)
     decoder.close()

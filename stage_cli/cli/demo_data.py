@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -57,10 +58,11 @@ def demo_data(
             overwrite=overwrite,
             on_progress=lambda done, total: on_progress("generate", done, total),
         )
-        for report in reports:
-            written, kept = written + report.written, kept + (not report.written)
-            if json:
-                console.print_json(as_dict(report))
+        with closing(reports):
+            for report in reports:
+                written, kept = written + report.written, kept + (not report.written)
+                if json:
+                    console.print_json(as_dict(report))
     if json:
         return
     speed = written * seconds / max(time.perf_counter() - began, 1e-9)

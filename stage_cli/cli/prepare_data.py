@@ -11,7 +11,7 @@ import typer
 
 from stage_cli.cli import console
 from stage_cli.cli.options import JsonOption
-from stage_cli.core.data.settings import BEAT_SOURCES, PrepareSettings, Shard
+from stage_cli.core.data.settings import BEAT_SOURCES, WHOLE_SET, PrepareSettings, Shard, check_shard_settings
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ def prepare_data(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Prepare only the I-th of N parts (for clusters).")
     ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option("--shards", metavar="DIR", help="Write all prepared songs into WebDataset shards there, too."),
+    ] = None,
+    shards_rate: Annotated[
+        int | None,
+        typer.Option(
+            "--shards-rate", metavar="HZ", help="Shards hold a mono FLAC a stem at this rate (the codec's is 32000)."
+        ),
+    ] = None,
     plot: Annotated[
         str | None, typer.Option("--plot", metavar="SONG", help="Prepare and draw this one song: a name, or a folder.")
     ] = None,
@@ -58,9 +68,16 @@ def prepare_data(
     stage prepare-data ~/moisesdb
     """
     settings = PrepareSettings(beats=beats, tags=tags, output=output, check=check)
-    part = Shard() if shard is None else Shard.parse(shard)
+    part = WHOLE_SET if shard is None else Shard.parse(shard)
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs cannot be {jobs}", next_step="give 1 or more")
+    if shards is None and shards_rate is not None:
+        raise UsageError("--shards-rate needs --shards", next_step="name a folder for the shards: --shards DIR")
+    if shards is not None:
+        check_shard_settings(shards, shards_rate)
+        for option, is_given in (("--check", check), ("--plot", plot is not None)):
+            if is_given:
+                raise UsageError(f"--shards does not go with {option}", next_step="leave one of them out")
     if plot is not None:
         _plot(directory, plot, layout, settings, json=json)
         return
@@ -71,6 +88,13 @@ def prepare_data(
 
     with console.spinner(f"Looking for songs in {directory} …", quiet=json):
         found = find_songs(directory, layout)
+    if shards is not None:
+        from stage_cli.core.data.shard_output import check_output
+
+        # Now, not after hours of work.
+        check_output(
+            shards, [settings.folder_of(song) for song in found], {song.id for song in found}, shards_rate, part
+        )
     songs = part.take(found)
     known_bad = [song for song in songs if song.known_error]
     for song in known_bad:
@@ -85,12 +109,15 @@ def prepare_data(
             console.print_json({"song": song.id, "status": "skipped", "known_error": song.known_error})
     else:
         _print_summary(results, len(skipped), check=check)
+    if shards is not None:
+        _write_shards(results, shards, shards_rate, part, jobs, json=json)
     if any(result.error for result in results):
         raise typer.Exit(StageError.exit_code)
 
 
 def _prepare(songs: list[SongFolder], settings: PrepareSettings, jobs: int | None, *, json: bool) -> list[PreparedSong]:
-    from stage_cli.core.data.workers import available_cores, prepare_songs
+    from stage_cli.core.data.processes import available_cores
+    from stage_cli.core.data.workers import prepare_songs
 
     results = []
     known_errors = {song.id: song.known_error for song in songs}
@@ -108,6 +135,38 @@ def _prepare(songs: list[SongFolder], settings: PrepareSettings, jobs: int | Non
             for note in result.notes:
                 _note(f"{result.id}: {note}", json=json)
     return sorted(results, key=lambda result: result.id)
+
+
+def _write_shards(
+    results: list[PreparedSong], output: Path, sample_rate: int | None, part: Shard, jobs: int | None, *, json: bool
+) -> None:
+    from stage_cli.core.data.processes import available_cores
+    from stage_cli.core.data.shards import write_shards
+
+    folders = [result.folder for result in results if result.features is not None]
+    if len(folders) < len(results):
+        _note(f"The shards will lack {len(results) - len(folders)} songs, which failed.", json=json)
+    if not folders and part.count == 1:
+        return  # of a part without songs, however, it must be known that it is whole
+    written = 0
+    with console.count_progress("writing shards", len(folders), "songs", quiet=json) as advance:
+
+        def follow(done: int, _: int) -> None:
+            nonlocal written
+            for _ in range(done - written):
+                advance()
+            written = done
+
+        report = write_shards(
+            folders, output, sample_rate=sample_rate, part=part, jobs=jobs or available_cores(), progress=follow
+        )
+    if json:
+        facts = {"songs": report.songs, "written": report.shards - report.kept, "kept": report.kept}
+        console.print_json({"shards": str(report.folder), **facts, "bytes": report.size})
+        return
+    row = (str(report.folder), f"{report.songs}", f"{report.shards - report.kept}", f"{report.kept}")
+    size = f"{report.size / 1e9:.2f}"
+    console.print_table(("shards", "songs", "written", "kept", "GB"), [(*row, size)], right=range(1, 5))
 
 
 def _plot(directory: Path | None, name: str, layout: str | None, settings: PrepareSettings, *, json: bool) -> None:

@@ -4,7 +4,8 @@
 
 Writes songs in MoisesDB's layout (six stems, 44.1 kHz, 16-bit stereo WAV) to a temporary folder, then draws items for a
 32 kHz codec: without augmentation, as published (speed and pitch with probability 0.5 each), and with every item
-augmented; in this process and by the workers of a DataLoader; from the songs and from shards. Then a profile by part.
+augmented; in this process and by the workers of a DataLoader; from the songs and from shards. Then a profile by part,
+and how long it takes to find 1000 songs of 500 beats each (their features alone; no audio is opened).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stage_cli.core.data import audio_chunks, item
 from stage_cli.core.data.collate import collate
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.data.dataset import StemDataset
+from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.shards import write_shards
 from stage_cli.core.data.song import Rhythm, SongFeatures, StemFeatures, write_features
 
@@ -97,6 +99,23 @@ class Profile:
         setattr(module, name, timed)
 
 
+def index_seconds(root: Path, songs: int) -> float:
+    """Return how long `find_songs` takes for songs that have features and no audio."""
+    beats = tuple((np.arange(500) / 2).tolist())
+    for number in range(songs):
+        folder = root / str(UUID(int=number))
+        folder.mkdir(parents=True)
+        stems = {stem: StemFeatures((f"{stem}/{UUID(int=number)}.wav",), 200.0, -20.0) for stem in STEMS}
+        rhythm = Rhythm(120.0, 1.0, beats, beats[::4], 4, 1.0, "annotations")
+        frames = 250 * SOURCE_RATE
+        features = SongFeatures(folder.name, "", "", "moisesdb", SOURCE_RATE, frames, stems, rhythm, None)
+        write_features(folder / "features.json", features)
+    start = time.perf_counter()
+    found = find_songs([root])
+    assert len(found) == songs
+    return time.perf_counter() - start
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", type=int, default=4)
@@ -105,7 +124,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(describe())
+    print(describe("torch", "numpy", "soundfile", "soxr", "python-stretch"))
     print(f"load average {os.getloadavg()[0]:.1f} before the start\n")
     with tempfile.TemporaryDirectory() as folder:
         songs, copies, small = (Path(folder) / name for name in ("songs", "copies", "small"))
@@ -147,6 +166,7 @@ def main() -> None:
                 parts.setdefault(label, []).append(spent)
         for label, spent in parts.items():
             print(f"| {label} | {' | '.join(f'{value:.1f}' for value in spent)} |")
+        print(f"\nfinding 1000 songs: {index_seconds(Path(folder) / 'thousand', 1000):.2f} s")
 
 
 if __name__ == "__main__":

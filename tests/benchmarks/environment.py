@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def describe() -> str:
-    """Date, processor, cores, and versions, for the head of a table."""
-    names = ("stage-cli", "torch", "transformers")
+def describe(*packages: str) -> str:
+    """Date, processor, cores, and versions (of torch and transformers, if no others are named): a table's head."""
+    names = ("stage-cli", *(packages or ("torch", "transformers")))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{date.today()} · {_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.machinery
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import uuid
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +25,9 @@ from cli.conftest import Outcome, Refused, Stage, snapshot
 from stage_cli.core.data.band.demo_data import compose_and_render, write_demo_data
 from stage_cli.core.data.band.rendering import soundfont
 from stage_cli.core.data.band.settings import DemoSettings
+from stage_cli.core.data.band.sounds import resolve
 from stage_cli.core.stems import STEMS
+from stage_cli.errors import StageError
 
 SMALL = ("--songs", 3, "--seconds", 4, "--seed", 5, "--sounds", "synth")
 
@@ -189,9 +194,32 @@ def test_a_soundfont_without_fluidsynth(
 ) -> None:
     (tmp_path / "small.sf2").write_bytes(b"RIFF0000sfbkLIST")
     monkeypatch.setattr(soundfont, "is_available", lambda: False)
-    refused("demo-data", "songs", "--soundfont", "small.sf2", code=1, match=r"not installed.*pip install pyfluidsynth")
+    refused(
+        "demo-data", "songs", "--soundfont", "small.sf2", code=1, match=r"not installed.*\"stage-cli\[soundfont\]\""
+    )
     # "auto" takes what there is.
-    assert stage("demo-data", "songs", "--songs", 1, "--seconds", 1).code == 0
+    outcome = stage("demo-data", "songs", "--songs", 1, "--seconds", 1)
+    assert outcome.code == 0
+    assert "Sounds: the built-in synthesizer." in outcome.stderr
+
+
+@pytest.mark.parametrize("missing", ["pyfluidsynth", "FluidSynth"])
+def test_what_a_soundfont_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str) -> None:
+    """With or without them on this machine."""
+    (tmp_path / "font.sf2").write_bytes(b"RIFF0000sfbkLIST")
+    monkeypatch.setattr(soundfont, "DEBIAN_SOUNDFONTS", (tmp_path / "font.sf2",))
+    module = types.ModuleType("fluidsynth")
+    module.__spec__ = importlib.machinery.ModuleSpec("fluidsynth", None)
+    monkeypatch.setitem(sys.modules, "fluidsynth", module)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: name)
+    assert resolve(DemoSettings()).sounds == "soundfont"
+    if missing == "pyfluidsynth":
+        monkeypatch.setitem(sys.modules, "fluidsynth", None)
+    else:
+        monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
+    assert resolve(DemoSettings()).sounds == "synth"
+    with pytest.raises(StageError, match=r"soundfonts need FluidSynth .* pip install \"stage-cli\[soundfont\]\""):
+        resolve(DemoSettings(sounds="soundfont"))
 
 
 def test_no_soundfont_at_all(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,16 +276,13 @@ def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, m
 def test_an_interrupted_run_is_resumed(tmp_path: Path, stage: Stage, end: signal.Signals, jobs: int) -> None:
     options = ["songs", "--songs", "5", "--seconds", "5", "--sounds", "synth", "--jobs", str(jobs)]
     command = [sys.executable, "-m", "stage_cli", "demo-data", *options]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "songs").glob("*/data.json")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
-    if end is signal.SIGKILL:
-        os.killpg(process.pid, end)
-    else:
-        process.send_signal(end)
+    process.send_signal(end)  # workers end with their parent, or stderr would stay open
     _, errors = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[end]
     assert "Traceback" not in errors

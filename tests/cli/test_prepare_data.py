@@ -196,8 +196,8 @@ def test_wrong_use(refused: Refused, tmp_path: Path, arguments: list[str], match
 @pytest.mark.parametrize(
     ("arguments", "package", "match"),
     [
-        (["--beats", "beat-this"], "beat_this", "needs the package beat-this.*pip install beat-this"),
-        (["--tags", "models"], "onnxruntime", "needs onnxruntime.*pip install onnxruntime"),
+        (["--beats", "beat-this"], "beat_this", 'needs the package beat-this.*pip install "stage-cli.beat-this."'),
+        (["--tags", "models"], "onnxruntime", 'needs onnxruntime.*pip install "stage-cli.tags."'),
         (["--tags", "empty"], "onnxruntime", r"empty lacks discogs-effnet-bsdynamic-1\.onnx"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -260,10 +261,21 @@ class TestBeatThis:
     def test_missing_package(self, monkeypatch: pytest.MonkeyPatch, songs: list[Truth]) -> None:
         monkeypatch.setitem(sys.modules, "beat_this", None)
         beat_this.tracker.cache_clear()
-        with pytest.raises(StageError, match=r"needs the package beat-this.*pip install beat-this"):
+        with pytest.raises(StageError, match=r"needs the package beat-this.*pip install \"stage-cli\[beat-this\]\""):
             beat_this.track_rhythm(mixes(songs[0])[0])
 
-    def test_what_the_tracker_finds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(self, monkeypatch: pytest.MonkeyPatch, home: Path, tracker: type) -> Path:
+        """Stand in for the package; return where torch keeps its weights."""
+        monkeypatch.setenv("TORCH_HOME", str(home))
+        monkeypatch.setitem(sys.modules, "beat_this", types.ModuleType("beat_this"))
+        module = types.ModuleType("beat_this.inference")
+        module.Audio2Beats = tracker  # ty: ignore[unresolved-attribute]
+        module.CHECKPOINT_URL = (home / "server").as_uri()  # ty: ignore[unresolved-attribute]
+        monkeypatch.setitem(sys.modules, "beat_this.inference", module)
+        beat_this.tracker.cache_clear()
+        return home / "hub" / "checkpoints" / "beat_this-final0.ckpt"
+
+    def test_what_the_tracker_finds(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         calls = []
 
         class Audio2Beats:
@@ -274,35 +286,45 @@ class TestBeatThis:
                 calls.append((audio.dtype, rate))
                 return np.arange(0.5, 9, 0.5), np.array([0.52, 2.5, 4.5, 6.5])
 
-        monkeypatch.setitem(sys.modules, "beat_this", types.ModuleType("beat_this"))
-        module = types.ModuleType("beat_this.inference")
-        module.Audio2Beats = Audio2Beats  # ty: ignore[missing-attribute]
-        monkeypatch.setitem(sys.modules, "beat_this.inference", module)
-        beat_this.tracker.cache_clear()
+        weights = self.install(monkeypatch, tmp_path, Audio2Beats)
+        (tmp_path / "server").mkdir()
+        (tmp_path / "server" / "final0.ckpt").write_bytes(b"weights")
         rhythm = beat_this.track_rhythm(np.ones(10 * RATE, dtype=np.float32))
         beat_this.tracker.cache_clear()
-        assert calls == [("final0", "cpu", False), (np.float32, RATE)]
+        # A local file: the package loads it with weights_only=True, what it fetches itself without.
+        assert calls == [(str(weights), "cpu", False), (np.float32, RATE)]
+        assert weights.read_bytes() == b"weights"
         assert (rhythm.bpm, rhythm.beats_per_bar, rhythm.source) == (120, 4, "beat-this")
         assert rhythm.downbeats == (0.5, 2.5, 4.5, 6.5)
+        (tmp_path / "server" / "final0.ckpt").unlink()
+        beat_this.tracker()  # it is fetched once
+        beat_this.tracker.cache_clear()
 
-    def test_weights_that_cannot_be_fetched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_weights_that_cannot_be_fetched(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        weights = self.install(monkeypatch, tmp_path, object)
+        with pytest.raises(StageError, match=r"weights 'final0'.*cannot be loaded.*No such file.*fetched once"):
+            beat_this.tracker()
+        assert not weights.exists()
+
+    @pytest.mark.parametrize("error", [pickle.UnpicklingError, RuntimeError])
+    def test_weights_that_are_none(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[Exception]
+    ) -> None:
         class Audio2Beats:
             def __init__(self, **_: object) -> None:
-                raise ValueError("Could not load the checkpoint")
+                raise error("Weights only load failed\nand much more")
 
-        monkeypatch.setitem(sys.modules, "beat_this", types.ModuleType("beat_this"))
-        module = types.ModuleType("beat_this.inference")
-        module.Audio2Beats = Audio2Beats  # ty: ignore[missing-attribute]
-        monkeypatch.setitem(sys.modules, "beat_this.inference", module)
-        beat_this.tracker.cache_clear()
-        with pytest.raises(StageError, match=r"weights 'final0'.*cannot be loaded.*Could not load the checkpoint"):
+        weights = self.install(monkeypatch, tmp_path, Audio2Beats)
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"<html>")
+        with pytest.raises(StageError, match=r"weights 'final0'.*Weights only load failed · they are fetched once"):
             beat_this.tracker()
 
 
 class TestTags:
     def test_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(StageError, match=r"--tags needs onnxruntime.*pip install onnxruntime"):
+        with pytest.raises(StageError, match=r"--tags needs onnxruntime.*pip install \"stage-cli\[tags\]\""):
             tags.require_onnxruntime()
 
     def test_missing_models(self, tmp_path: Path) -> None:
@@ -332,6 +354,14 @@ class TestTags:
         assert found.genres == ("Indie Rock", "Deep House")
         assert found.moods == ("happy",)
         assert tags.Tagger(tmp_path)(audio[:16_000]) == tags.Tags((), ())
+        (tmp_path / f"{tags.MOOD_MODEL}.json").write_text('{"classes": ["sad", "happy", "wild"]}')
+        with pytest.raises(StageError, match=r"a model has 2 classes, its \.json names 3"):
+            tags.Tagger(tmp_path)(audio)
+        # A classifier in place of the embedding takes no patches.
+        genre = (tmp_path / f"{tags.GENRE_MODEL}.onnx").read_bytes()
+        (tmp_path / tags.EMBEDDING_MODEL).write_bytes(genre)
+        with pytest.raises(StageError, match=r"a model cannot take the song · .* · take the models that docs"):
+            tags.Tagger(tmp_path)(audio)
 
 
 def write_tiny_models(folder: Path) -> None:

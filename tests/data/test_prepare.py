@@ -16,10 +16,12 @@ import soxr
 
 from data.layout_sets import UUIDS, noise, write, write_moisesdb, write_musdb, write_slakh
 from data.songs import Truth, compose
-from stage_cli.core.data.band.demo_data import resolve, write_demo_data
+from stage_cli.core.data.band.demo_data import write_demo_data
+from stage_cli.core.data.band.rendering import soundfont
 from stage_cli.core.data.band.settings import DemoSettings
 from stage_cli.core.data.layouts import Annotations, find_songs, read_song
 from stage_cli.core.data.prepare import PreparedSong, prepare_song
+from stage_cli.core.data.processes import available_cores
 from stage_cli.core.data.settings import PrepareSettings, Shard
 from stage_cli.core.data.song import SongFeatures, read_features
 from stage_cli.core.data.workers import prepare_songs
@@ -179,6 +181,28 @@ class TestFeatures:
         assert features.rhythm.bpm == pytest.approx(110, rel=0.01)
         assert features.key is None
 
+    def test_an_analysis_that_fails_is_that_songs_failure(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Essentia raises RuntimeError."""
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("KeyExtractor: no\nmore")
+
+        monkeypatch.setattr("stage_cli.core.data.features.key.find_key", fail)
+        write(tmp_path / "song" / "bass.wav", noise(1))
+        result = prepare(tmp_path)
+        assert str(result.error).startswith("song cannot be analysed · RuntimeError: KeyExtractor: no · leave the song")
+        assert sorted(path.name for path in (tmp_path / "song").iterdir()) == ["bass.wav"]
+
+    def test_a_file_of_somebody_else_is_not_replaced(self, tmp_path: Path) -> None:
+        write(tmp_path / "song" / "bass.wav", noise(1))
+        (tmp_path / "song" / "features.json").write_text('{"danceability": 3}')
+        result = prepare(tmp_path)
+        assert "features.json is not by stage prepare-data · it would be replaced" in str(result.error)
+        assert (tmp_path / "song" / "features.json").read_text() == '{"danceability": 3}'
+        assert prepared(tmp_path, output=tmp_path / "out").song == "song"
+
     def test_silence(self, tmp_path: Path) -> None:
         write(tmp_path / "song" / "drums.wav", np.zeros((44100 * 5, 2)))
         write(tmp_path / "song" / "bass.wav", np.zeros((44100 * 4, 2)))
@@ -186,16 +210,22 @@ class TestFeatures:
         assert (features.rhythm.bpm, features.rhythm.beats, features.key) == (None, (), None)
 
 
-@pytest.fixture(scope="module")
-def demo_songs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Annotations, SongFeatures]]:
-    folder = tmp_path_factory.mktemp("demo")
-    list(write_demo_data(folder, resolve(DemoSettings(songs=10, seconds=60, seed=3))))
+@pytest.fixture(scope="module", params=["synth", "soundfont"])
+def demo_songs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Annotations, SongFeatures]]:
+    if request.param == "soundfont" and not (soundfont.is_available() and soundfont.find_default()):
+        pytest.skip("FluidR3 and FluidSynth are not installed")
+    folder, jobs = tmp_path_factory.mktemp("demo"), available_cores()
+    list(write_demo_data(folder, DemoSettings(songs=10, seconds=60, seed=3, sounds=request.param), jobs=jobs))
+    songs = find_songs(folder)
+    results = {result.id: result.features for result in prepare_songs(songs, PrepareSettings(), jobs)}
     pairs = []
-    for found in find_songs(folder):
-        truth, result = read_song(found).annotations, prepare_song(found, PrepareSettings())
+    for found in songs:
+        truth, features = read_song(found).annotations, results[found.id]
         assert truth is not None
-        assert result.features is not None
-        pairs.append((truth, result.features))
+        assert features is not None
+        pairs.append((truth, features))
     return pairs
 
 

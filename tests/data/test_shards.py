@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from webdataset.compat import WebDataset
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.data.dataset import StemDataset
 from stage_cli.core.data.index import find_songs
+from stage_cli.core.data.settings import Shard
 from stage_cli.core.data.shards import write_shards
 from stage_cli.errors import AudioError, StageError, UsageError
 
@@ -97,11 +99,15 @@ def test_webdataset_reads_them(root, tmp_path):
     assert {"drums.0.flac", "drums.1.flac"} <= samples[1].keys()
 
 
-@pytest.mark.parametrize("sample_rate", [None, 16_000])
-def test_the_same_songs_give_the_same_bytes(root, tmp_path, sample_rate):
-    for name in ("one", "two"):
-        write_shards([root], tmp_path / name, sample_rate=sample_rate, shard_bytes=500_000)
+@pytest.mark.parametrize(("sample_rate", "jobs"), [(None, 1), (16_000, 2)])
+def test_the_same_songs_give_the_same_bytes(root, tmp_path, sample_rate, jobs):
+    write_song(root / "loud", {"drums": [tone(TONES["drums"], 3, peak=0.9)] * 2, "bass": tone(TONES["bass"], 3)})
+    write_shards([root], tmp_path / "one", sample_rate=sample_rate, shard_bytes=500_000)
+    time.sleep(1.1)  # libsndfile writes the second of the day into files of floats
+    write_shards([root], tmp_path / "two", sample_rate=sample_rate, shard_bytes=500_000, jobs=jobs)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    (loud,) = (song for song in find_songs([tmp_path / "two"]) if song.id == "loud")
+    assert loud.stems["drums"].files[0].name.endswith(".wav")
 
 
 def test_a_second_run_writes_only_what_has_changed(root, tmp_path):
@@ -126,20 +132,22 @@ def test_an_interrupted_run_leaves_no_set_and_is_taken_up(root, tmp_path, monkey
 
     output, add_song = tmp_path / "shards", module.add_song
 
-    def stops(tar, entry, sample_rate):
-        if entry.number == 1:
+    def stops(tar, song):
+        if song.key == "000001-b":
             raise KeyboardInterrupt
-        return add_song(tar, entry, sample_rate)
+        return add_song(tar, song)
 
     monkeypatch.setattr(module, "add_song", stops)
     with pytest.raises(KeyboardInterrupt):
         write_shards([root], output, shard_bytes=1)
     assert sorted(digests(output)) == ["shard-000000.json", "shard-000000.tar"]
-    with pytest.raises(UsageError, match=r"no prepared song in .*shards"):
+    with pytest.raises(StageError, match=r"the shards in .* are unfinished .* goes on where it stopped"):
         find_songs([output])
     monkeypatch.undo()
+    (output / ".shard-000001.tar.77.part").write_bytes(b"what a killed run leaves")
     assert write_shards([root], output, shard_bytes=1).kept == 1
     assert len(find_songs([output])) == 3
+    assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(root, tmp_path, monkeypatch):
@@ -192,3 +200,67 @@ def test_songs_that_cannot_be_written(root, tmp_path):
     (root / "c" / "bass" / "0.wav").unlink()
     with pytest.raises(AudioError, match=r"song c: cannot read .*0\.wav · No such file"):
         write_shards([root], tmp_path / "shards")
+
+
+class TestParts:
+    """A set that several machines write together."""
+
+    def write(self, root: Path, output: Path, index: int, count: int) -> None:
+        songs = [song.place.parent for song in find_songs([root])]
+        write_shards(Shard(index, count).take(songs), output, part=Shard(index, count))
+
+    def test_together_they_are_the_whole_set(self, root: Path, tmp_path: Path) -> None:
+        for index in (1, 2):
+            self.write(root, tmp_path / "shards", index, 2)
+        whole, parts = find_songs([root]), find_songs([tmp_path / "shards"])
+        assert [song.id for song in parts] == [song.id for song in whole]
+        assert {song.place.parent.name for song in parts} == {"part-1-of-2", "part-2-of-2"}
+        one, other = dataset(root)[5], dataset(tmp_path / "shards")[5]
+        np.testing.assert_array_equal(one.target, other.target)
+
+    def test_a_part_without_songs_is_whole(self, root: Path, tmp_path: Path) -> None:
+        for index in range(1, 6):
+            self.write(root, tmp_path / "shards", index, 5)
+        assert len(find_songs([tmp_path / "shards"])) == 3
+
+    def test_a_missing_part_is_told(self, root: Path, tmp_path: Path) -> None:
+        for index in (1, 3):
+            self.write(root, tmp_path / "shards", index, 3)
+        with pytest.raises(StageError, match=r"2 of 3 parts are whole, number 2 is not .* --shard 2/3 --shards .*"):
+            find_songs([tmp_path / "shards"])
+
+    def test_two_divisions_do_not_mix(self, root: Path, tmp_path: Path) -> None:
+        output = tmp_path / "shards"
+        self.write(root, output, 1, 2)
+        with pytest.raises(UsageError, match="holds shards of another division · they are one of 2 parts"):
+            self.write(root, output, 1, 3)
+        with pytest.raises(UsageError, match="another division"):
+            write_shards([root], output)
+        self.write(root, tmp_path / "elsewhere", 3, 3)
+        (tmp_path / "elsewhere" / "part-3-of-3").rename(output / "part-3-of-3")
+        with pytest.raises(UsageError, match="parts of two divisions"):
+            find_songs([output])
+        write_shards([root], tmp_path / "whole")
+        with pytest.raises(UsageError, match="another division · they are a whole set"):
+            self.write(root, tmp_path / "whole", 1, 2)
+
+    def test_songs_in_folders_that_are_called_parts(self, root: Path, tmp_path: Path) -> None:
+        root.rename(tmp_path / "part-1-of-2")
+        assert len(find_songs([tmp_path])) == 3
+
+
+def test_shards_of_something_else_are_not_replaced(root, tmp_path):
+    output = tmp_path / "shards"
+    write_shards([root / "train"], output)
+    before = digests(output)
+    write_song(tmp_path / "other" / "another", seconds=3)
+    with pytest.raises(UsageError, match="holds shards of other songs · such as b · name another folder, or delete"):
+        write_shards([tmp_path / "other"], output)
+    with pytest.raises(UsageError, match="of another rate · files as they were there, 16000 Hz here"):
+        write_shards([root], output, sample_rate=16_000)
+    assert digests(output) == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="it is a file"):
+        write_shards([root], tmp_path / "file")
+    with pytest.raises(UsageError, match="holds the songs themselves"):
+        write_shards([root], tmp_path)

@@ -14,7 +14,8 @@ import numpy as np
 import soundfile
 
 from stage_cli.core.audio.files import GuardedFile, display_name
-from stage_cli.core.audio.headers import find_sample_chunk
+from stage_cli.core.audio.headers import SampleChunk, find_sample_chunk
+from stage_cli.core.audio.plain_samples import PlainSamples
 from stage_cli.errors import AudioError
 
 # Formats that store samples, not spectra: their frame counts hold, and a jump into them is exact.
@@ -54,7 +55,7 @@ class Decoder:
         self.position = 0
         self._file = self._open_file()
         try:
-            self._guard, self._sound = self._open_sound()
+            self._guard, self._sound, chunk = self._open_sound()
         except BaseException:
             self._file.close()
             raise
@@ -68,6 +69,7 @@ class Decoder:
         except BaseException:
             self.close()
             raise
+        self._plain = PlainSamples.find(self._file, chunk, self.format, self.subtype, self._sound.frames, self.channels)
 
     def __enter__(self) -> Decoder:
         return self
@@ -88,8 +90,12 @@ class Decoder:
         Raises:
             AudioError: the rest cannot be decoded, or is not there although the header promises it.
         """
-        with self._decoding():
-            block = self._sound.read(frames, dtype="float32", always_2d=True)
+        if self._plain is not None:
+            with self._telling():
+                block = self._plain.read(self.position, frames)
+        else:
+            with self._telling(), self._guard:
+                block = self._sound.read(frames, dtype="float32", always_2d=True)
         self.position += len(block)
         if not len(block) and self.frames is not None and self.position < self.frames and self.is_exact:
             raise self._truncated(self.frames, self.position)
@@ -97,8 +103,11 @@ class Decoder:
 
     def skip_to(self, frame: int) -> None:
         """Move forward to a frame, or to the end if that comes first."""
+        if self._plain is not None:
+            self.position = max(self.position, min(frame, self._plain.frames))
+            return
         if self.is_exact and self.frames is not None and self.position < frame <= self.frames:
-            with self._decoding():
+            with self._telling(), self._guard:
                 self.position = self._sound.seek(frame)
         # A jump into a lossy stream loses what the decoder remembers of the frames before: decode them instead.
         while self.position < frame and len(self.read(min(_SKIP_FRAMES, frame - self.position))):
@@ -110,10 +119,9 @@ class Decoder:
         return self.format in _EXACT_FORMATS
 
     @contextlib.contextmanager
-    def _decoding(self) -> Generator[None]:
+    def _telling(self) -> Generator[None]:
         try:
-            with self._guard:
-                yield
+            yield
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(
                 f"cannot decode {self.name} beyond {self.position / self.sample_rate:.3f} s",
@@ -139,7 +147,7 @@ class Decoder:
             raise self._unreadable("it is not a regular file", "write the audio to a file first")
         raise self._unreadable("the file is empty (0 bytes)", "export or download it again")
 
-    def _open_sound(self) -> tuple[GuardedFile, soundfile.SoundFile]:
+    def _open_sound(self) -> tuple[GuardedFile, soundfile.SoundFile, SampleChunk | None]:
         chunk = find_sample_chunk(self._file)
         guard, sound = self._open_guarded(chunk.repaired_sizes if chunk else {})
         if sound.format == "MP3":
@@ -157,7 +165,7 @@ class Decoder:
             sound.close()
             frame_size = _SAMPLE_SIZES.get(sound.subtype, 0) * sound.channels or chunk.present / max(frames, 1)
             raise self._truncated(round(chunk.promised / max(frame_size, 1)), frames)
-        return guard, sound
+        return guard, sound, chunk
 
     def _open_guarded(
         self, overlay: Mapping[int, bytes], *, hide_length: bool = False

@@ -1,16 +1,21 @@
 """Files that libsndfile reads and writes through Python, so that no failure is lost on the way through C.
 
 libsndfile reports a full disk as "System error", may not report it at all when it happens on closing, and a
-Ctrl-C that arrives inside one of its callbacks would be printed and forgotten.
+Ctrl-C that arrives while it works would be raised in one of its callbacks, printed there and forgotten.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+
+# Whatever ends a program, where the system knows it.
+_STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGINT") if hasattr(signal, name))
 
 
 def display_name(path: Path) -> str:
@@ -23,7 +28,8 @@ class GuardedFile:
     """A binary file for `soundfile.SoundFile` that keeps the first exception that its callbacks meet.
 
     After that exception every read and write does nothing. `with guarded:` goes around calls of libsndfile, and
-    raises the exception in place of what libsndfile made of it.
+    raises the exception in place of what libsndfile made of it. Signals that end a program wait for the end of the
+    block: their handlers raise exceptions wherever Python is at work, which then is a callback.
 
     Args:
         file: open, at position 0; whoever opened it closes it.
@@ -40,15 +46,42 @@ class GuardedFile:
         self._length_asked = False
         self._overlay = overlay or {}
         self._error: BaseException | None = None
+        self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+        self._stop: tuple[int, FrameType | None] | None = None
 
     def __enter__(self) -> GuardedFile:
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():  # no other one runs handlers
+            try:
+                for number in _STOPS:
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        self._handlers[number] = handler
+                        signal.signal(number, self._hold)
+            except BaseException:
+                self._restore_handlers()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        try:
+            self._restore_handlers()
+        finally:
+            self._restore_handlers()  # again: a signal in the midst of the first time must not leave any behind
+        if self._stop is not None:
+            (number, frame), self._stop = self._stop, None
+            self._handlers[number](number, frame)
         if self._error is not None:
             raise self._error
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        self._stop = self._stop or (number, frame)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from the file; return the number of bytes."""

@@ -245,8 +245,8 @@ def _past_the_end(path: Path, start: float, duration: float) -> UsageError:
 
 def _check_samples(block: np.ndarray, path: Path, position: int, sample_rate: int) -> None:
     """Refuse a block that begins at frame `position` if a sample is NaN, infinite or beyond ±`_LOUDEST_SAMPLE`."""
-    # One pass for all three: NaN makes the maximum NaN, and no comparison with NaN is true.
-    if np.abs(block).max() <= _LOUDEST_SAMPLE:
+    # NaN makes the maximum NaN, and no comparison with NaN is true. (An array of absolute values would cost more.)
+    if block.max() <= _LOUDEST_SAMPLE and block.min() >= -_LOUDEST_SAMPLE:
         return
     frame, channel = (int(index[0]) for index in np.nonzero(~(np.abs(block) <= _LOUDEST_SAMPLE)))
     value = float(block[frame, channel])

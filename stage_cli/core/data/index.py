@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.audio_chunks import AudioFile
 from stage_cli.core.data.config import ANY_STEM, DataConfig
 from stage_cli.core.data.indexed_song import IndexedSong
-from stage_cli.core.data.song import FEATURES_FILE, SongFeatures, read_features
+from stage_cli.core.data.shard_index import holds_shards, read_shards
+from stage_cli.core.data.song import FEATURES_FILE, read_features
 from stage_cli.errors import StageError, UsageError
-
-SHARDS_FILE = "shards.json"
-"""Lists the shards of a folder; written last, so that a folder without it is no finished set of shards."""
-
-SHARDS_VERSION = 1
 
 # `<set>/<part>/<song>/features.json`, and one level to spare; a folder that links to itself ends here too.
 _DEEPEST = 4
@@ -34,7 +28,7 @@ def find_songs(roots: Sequence[str | Path]) -> list[IndexedSong]:
     """
     found: list[IndexedSong] = []
     for root in map(Path, roots):
-        songs = _read_shards(root) if (root / SHARDS_FILE).is_file() else list(map(_read_folder, find_features(root)))
+        songs = read_shards(root) if holds_shards(root) else list(map(_read_folder, find_features(root)))
         # Stable: songs of one id keep the order of their root and of their place in it.
         found += songs
     return sorted(found, key=lambda song: song.id)
@@ -115,47 +109,3 @@ def _read_folder(path: Path) -> IndexedSong:
         named = error.what if str(path) in error.what else f"{display_name(path)}: {error.what}"
         raise StageError(named, why=error.why, next_step=error.next_step) from None
     return IndexedSong.from_features(features, path, lambda file: AudioFile(path.parent / file))
-
-
-def _read_shards(root: Path) -> list[IndexedSong]:
-    listed = _read_json(root / SHARDS_FILE)
-    if listed.get("version") != SHARDS_VERSION:
-        raise StageError(
-            f"{display_name(root / SHARDS_FILE)} has version {listed.get('version')!r}, not {SHARDS_VERSION}",
-            next_step="write the shards again: stage prepare-data --shards",
-        )
-    return [song for name in listed.get("shards", ()) for song in _read_shard(root / name)]
-
-
-def _read_shard(shard: Path) -> list[IndexedSong]:
-    content = _read_json(shard.with_suffix(".json"))
-    try:
-        size = shard.stat().st_size
-    except OSError as error:
-        raise StageError(f"cannot read {display_name(shard)}", why=error.strerror or str(error)) from None
-    songs = []
-    for entry in content.get("songs", ()):
-        members = {name: AudioFile(shard, name, *place) for name, place in entry["members"].items()}
-        if any(member.offset + (member.size or 0) > size for member in members.values()):
-            raise StageError(
-                f"{display_name(shard)} is truncated",
-                why=f"its index tells of more than its {size} bytes",
-                next_step="copy it again, or write the shards again",
-            )
-        features = SongFeatures.from_dict(entry["features"])
-        songs.append(IndexedSong.from_features(features, shard, members.__getitem__))
-    return songs
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StageError(
-            f"cannot read {display_name(path)}", why=error.strerror or str(error), next_step="copy the shards again"
-        ) from None
-    except ValueError as error:
-        raise StageError(f"{display_name(path)} is damaged", why=str(error)) from None
-    if not isinstance(content, dict):
-        raise StageError(f"{display_name(path)} is damaged", why="it is not a JSON object")
-    return content

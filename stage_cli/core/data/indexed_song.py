@@ -10,7 +10,7 @@ import numpy as np
 
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.audio_chunks import AudioFile, AudioLimits, read_stem
-from stage_cli.core.data.song import SongFeatures
+from stage_cli.core.data.song import Key, SongFeatures
 from stage_cli.errors import AudioError, StageError
 
 # A file's length is rounded to its own rate, the song's to the highest of its rates.
@@ -41,6 +41,7 @@ class IndexedSong:
         downbeats: likewise.
         genres: may be empty.
         moods: likewise.
+        key: None where none was found.
     """
 
     id: str
@@ -54,6 +55,7 @@ class IndexedSong:
     downbeats: np.ndarray
     genres: tuple[str, ...]
     moods: tuple[str, ...]
+    key: Key | None = None
 
     @classmethod
     def from_features(cls, features: SongFeatures, place: Path, locate: Callable[[str], AudioFile]) -> IndexedSong:
@@ -97,6 +99,7 @@ class IndexedSong:
             downbeats=downbeats,
             genres=features.genres,
             moods=features.moods,
+            key=features.key,
         )
 
     def read(self, stem: str, start: float, duration: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stage_cli.core.audio import AtomicAudioWriter, StreamResampler
+from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.features import accents, beat_this, key, mel_bands, rhythm, tags
 from stage_cli.core.data.features.levels import StemLevels
 from stage_cli.core.data.fingerprint import fingerprints, same_content
@@ -19,6 +20,7 @@ from stage_cli.core.data.mixing import SongAudio, mono_sum
 from stage_cli.core.data.settings import PrepareSettings
 from stage_cli.core.data.song import (
     FEATURES_FILE,
+    SCHEMA_KEY,
     Key,
     Rhythm,
     SongFeatures,
@@ -78,6 +80,12 @@ def prepare_song(found: SongFolder, settings: PrepareSettings) -> PreparedSong:
     except OSError as error:
         failure = StageError(
             f"cannot use {error.filename or folder}", why=error.strerror or str(error), next_step="check the disk"
+        )
+    except (RuntimeError, ValueError, MemoryError) as error:  # what essentia and torch raise; one song must not end all
+        failure = StageError(
+            f"{found.id} cannot be analysed",
+            why=f"{type(error).__name__}: {error}".partition("\n")[0],
+            next_step="leave the song out, and report it",
         )
     return PreparedSong(found.id, "failed", None, folder, error=failure, compute_seconds=time.perf_counter() - began)
 
@@ -225,7 +233,20 @@ def _earlier_features(folder: Path) -> SongFeatures | None:
     try:
         return read_features(folder / FEATURES_FILE)
     except StageError:  # none yet, damaged, or of an older schema: made anew
+        _refuse_another(folder / FEATURES_FILE)
         return None
+
+
+def _refuse_another(path: Path) -> None:
+    """Raise a StageError if a file holds something else than what this program writes: it is not replaced."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if SCHEMA_KEY.encode() not in file.read(100):
+                raise StageError(
+                    f"{display_name(path)} is not by stage prepare-data",
+                    why="it would be replaced",
+                    next_step="move it away, or write elsewhere: --output DIR",
+                )
 
 
 def _rounded(loudness: float | None) -> float | None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _Song = TypeVar("_Song")
 
+LOWEST_SHARD_RATE, HIGHEST_SHARD_RATE = 8_000, 192_000
+"""Hz of the audio in shards."""
+
 BEAT_SOURCES: tuple[str, ...] = ("essentia", "beat-this", "annotations")
 
 
@@ -87,3 +90,29 @@ class Shard:
     def take(self, songs: Sequence[_Song]) -> list[_Song]:
         """Return this machine's songs: each song lies in exactly one shard, and neighbours in different ones."""
         return list(songs[self.index - 1 :: self.count])
+
+
+WHOLE_SET = Shard()
+"""What a machine prepares that works alone."""
+
+
+def check_shard_settings(output: Path, sample_rate: int | None) -> None:
+    """Check the options of `stage prepare-data --shards`.
+
+    Args:
+        output: folder of the shards.
+        sample_rate: Hz of their audio; None copies files.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+    if re.fullmatch(r"\d+/\d+", str(output), re.ASCII) and not output.is_dir():
+        raise UsageError(
+            f"--shards {output} names a folder for shards",
+            next_step=f"--shard {output} prepares a part of the set; --shards ./{output} is a folder",
+        )
+    if sample_rate is not None and not LOWEST_SHARD_RATE <= sample_rate <= HIGHEST_SHARD_RATE:
+        raise UsageError(
+            f"--shards-rate cannot be {sample_rate}",
+            next_step=f"allowed: {LOWEST_SHARD_RATE} to {HIGHEST_SHARD_RATE} Hz, the codec's is 32000",
+        )

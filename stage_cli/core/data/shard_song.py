@@ -9,13 +9,13 @@ import re
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 import soundfile
 
 from stage_cli.core.audio import MonoReader, expected_frames
-from stage_cli.core.audio.files import display_name
+from stage_cli.core.audio.files import GuardedFile, display_name
 from stage_cli.core.data.song import SongFeatures, StemFeatures
 from stage_cli.errors import AudioError
 
@@ -53,23 +53,33 @@ class ShardEntry:
             ) from None
 
 
-def add_song(tar: tarfile.TarFile, entry: ShardEntry, sample_rate: int | None) -> tuple[SongFeatures, list[str]]:
-    """Add a song to a shard: its features, then its audio.
+@dataclass(frozen=True)
+class SongMembers:
+    """What a shard will hold of a song.
+
+    Attributes:
+        key: of the sample.
+        features: as they are stored, with the members' names for files.
+        audio: by member name: a file to be copied, or its content.
+    """
+
+    key: str
+    features: SongFeatures
+    audio: dict[str, Path | bytes]
+
+
+def song_members(entry: ShardEntry, sample_rate: int | None) -> SongMembers:
+    """Make what a shard will hold of a song.
 
     Args:
-        tar: open for writing.
         entry: the song.
         sample_rate: Hz of one mono file a stem; None copies the files.
 
-    Returns:
-        The features as they are stored, with the members' names for files; and the names of the audio members.
-
     Raises:
         AudioError: a file cannot be read; the error names the song.
-        OSError: the shard cannot be written.
     """
     stems: dict[str, StemFeatures] = {}
-    content: list[tuple[str, Path | bytes]] = []
+    audio: dict[str, Path | bytes] = {}
     for name, stem in entry.features.stems.items():
         if sample_rate is None:
             sources: list[Path | bytes] = [entry.source(file) for file in stem.files]
@@ -80,21 +90,28 @@ def add_song(tar: tarfile.TarFile, entry: ShardEntry, sample_rate: int | None) -
         else:
             sources, endings = [], []
         members = tuple(f"{entry.key}.{name}.{number}{ending}" for number, ending in enumerate(endings))
-        content += zip(members, sources, strict=True)
+        audio |= zip(members, sources, strict=True)
         stems[name] = replace(stem, files=members)
     features = replace(entry.features, stems=stems)
     if sample_rate is not None:
         frames = expected_frames(features.frames, features.sample_rate, sample_rate)
         features = replace(features, sample_rate=sample_rate, frames=frames)
-    text = json.dumps(features.to_dict(), ensure_ascii=False).encode()
-    for member, source in [(f"{entry.key}.features.json", text), *content]:
+    return SongMembers(entry.key, features, audio)
+
+
+def add_song(tar: tarfile.TarFile, song: SongMembers) -> None:
+    """Add a song to a shard that is open for writing: its features, then its audio.
+
+    Raises:
+        OSError: the shard cannot be written, or a file cannot be read.
+    """
+    text = json.dumps(song.features.to_dict(), ensure_ascii=False).encode()
+    for member, source in ((f"{song.key}.features.json", text), *song.audio.items()):
         if isinstance(source, bytes):
             _add(tar, member, io.BytesIO(source), len(source))
         else:
-            size = source.stat().st_size
             with source.open("rb") as file:
-                _add(tar, member, file, size)
-    return features, [member for member, _ in content]
+                _add(tar, member, file, os.fstat(file.fileno()).st_size)
 
 
 def _mono(entry: ShardEntry, stem: str, sample_rate: int) -> tuple[bytes, str]:
@@ -111,10 +128,16 @@ def _mono(entry: ShardEntry, stem: str, sample_rate: int) -> tuple[bytes, str]:
             raise AudioError(
                 f"song {entry.features.song}, {stem}: {error.what}", why=error.why, next_step=error.next_step
             ) from error
-    fits = np.abs(total).max() <= 1.0
     buffer = io.BytesIO()
-    soundfile.write(buffer, total, sample_rate, format="FLAC" if fits else "WAV", subtype="PCM_16" if fits else "FLOAT")
-    return buffer.getvalue(), ".flac" if fits else ".wav"
+    if np.abs(total).max() <= 1.0:
+        with GuardedFile(buffer) as guard:
+            soundfile.write(cast("BinaryIO", guard), total, sample_rate, format="FLAC", subtype="PCM_16")
+        return buffer.getvalue(), ".flac"
+    from scipy.io import wavfile
+
+    # Not by libsndfile, which notes the time of day in a WAV file of floats: the same songs give the same bytes.
+    wavfile.write(buffer, sample_rate, total)
+    return buffer.getvalue(), ".wav"
 
 
 def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], size: int) -> None:

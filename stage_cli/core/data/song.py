@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 from stage_cli.errors import StageError
 
 SCHEMA_VERSION = 1
+SCHEMA_KEY = "schema_version"
+"""The first key of the file: it tells ours from others."""
+
 FEATURES_FILE = "features.json"
 
 _Part = TypeVar("_Part")
@@ -108,7 +111,7 @@ class SongFeatures:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON, headed by the schema's version."""
-        return {"schema_version": SCHEMA_VERSION, "duration": self.duration, **asdict(self)}
+        return {SCHEMA_KEY: SCHEMA_VERSION, "duration": self.duration, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SongFeatures:
@@ -118,7 +121,7 @@ class SongFeatures:
             StageError: another schema version, or fields that are missing, unknown or of a wrong type.
         """
         content = dict(values)
-        version = content.pop("schema_version", None)
+        version = content.pop(SCHEMA_KEY, None)
         if version != SCHEMA_VERSION:
             raise StageError(
                 f"features of schema version {version!r}, not {SCHEMA_VERSION}",

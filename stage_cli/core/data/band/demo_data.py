@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ import numpy as np
 from stage_cli.core.data.band.composition.composer import compose
 from stage_cli.core.data.band.rendering.mixing import render
 from stage_cli.core.data.band.settings import DemoSettings
-from stage_cli.core.data.band.song_folder import DATA_FILE, read_recipe, song_id, write_song
+from stage_cli.core.data.band.song_folder import DATA_FILE, read_recipe, remove_unfinished, song_id, write_song
 from stage_cli.core.data.band.sounds import open_bank, recipe, resolve
+from stage_cli.core.data.processes import worker_pool
 from stage_cli.errors import StageError, UsageError
 
 
@@ -81,7 +80,7 @@ def write_demo_data(
     jobs: int = 1,
     overwrite: bool = False,
     on_progress: Callable[[float, float], None] = lambda *_: None,
-) -> Iterator[SongReport]:
+) -> Generator[SongReport]:
     """Write a set of songs under a folder and yield a report of each; songs that are there already are kept.
 
     Args:
@@ -154,26 +153,21 @@ def _plan(
     return kept, due
 
 
-def _write_all(output: Path, settings: DemoSettings, due: list[int], jobs: int) -> Iterator[SongReport]:
+def _write_all(output: Path, settings: DemoSettings, due: list[int], jobs: int) -> Generator[SongReport]:
     if jobs == 1 or len(due) < 2:
         for index in due:
             yield _make_song(output, settings, index)
         return
-    # Fresh processes: a fork of one that has threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(due)), mp_context=context, initializer=_leave_interrupts) as pool:
-        futures = [pool.submit(_make_song, output, settings, index) for index in due]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            # After an error or a Ctrl-C, songs that are being written are finished, and no others begun.
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    """Leave Ctrl-C to the parent process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    unfinished = set(due)
+    try:
+        with worker_pool(min(jobs, len(due))) as pool:
+            for future in as_completed([pool.submit(_make_song, output, settings, index) for index in due]):
+                report = future.result()
+                unfinished.remove(report.index)
+                yield report
+    finally:
+        for index in unfinished:
+            remove_unfinished(output / song_id(settings.seed, index))
 
 
 def _make_song(output: Path, settings: DemoSettings, index: int) -> SongReport:

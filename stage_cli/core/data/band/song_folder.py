@@ -74,8 +74,8 @@ def write_song(folder: Path, score: Score, tracks: Sequence[Track], recipe: dict
     Raises:
         OSError: it cannot be written; nothing is left, and an older song keeps its place.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part, old = _unfinished(folder)
+    remove_unfinished(folder)
     try:
         part.mkdir(parents=True)
         stems: dict[str, dict[str, Any]] = {}
@@ -96,8 +96,6 @@ def write_song(folder: Path, score: Score, tracks: Sequence[Track], recipe: dict
         }
         (part / DATA_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
             part.rename(folder)
             shutil.rmtree(old)
@@ -105,6 +103,17 @@ def write_song(folder: Path, score: Score, tracks: Sequence[Track], recipe: dict
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed run has left of a song beside its folder."""
+    for left in _unfinished(folder):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _unfinished(folder: Path) -> tuple[Path, Path]:
+    """Return the hidden folders of a song: what is being written, and what is being replaced."""
+    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from stage_cli.core.data.song import Rhythm
 from stage_cli.errors import StageError
 
 CHECKPOINT = "final0"
-"""The published checkpoint that the package fetches by itself; or the path of a local one."""
+"""The published checkpoint, which is fetched once into torch's cache."""
 
 _SHORTEST = 2.0  # seconds; the network needs a window of audio
 
@@ -53,6 +55,9 @@ def track_rhythm(mix: np.ndarray, checkpoint: str = CHECKPOINT) -> Rhythm:
 def tracker(checkpoint: str = CHECKPOINT) -> Any:
     """Return the tracker with its weights: a callable of (audio, Hz) that gives beats and downbeats in seconds.
 
+    Args:
+        checkpoint: name of a published one, or the path of a local one.
+
     Raises:
         StageError: the package is not installed, or its weights cannot be loaded.
     """
@@ -62,13 +67,27 @@ def tracker(checkpoint: str = CHECKPOINT) -> Any:
         raise StageError(
             "--beats beat-this needs the package beat-this, which cannot be imported",
             why=str(error),
-            next_step="install it: pip install beat-this; or leave --beats out to use essentia",
+            next_step='install it: pip install "stage-cli[beat-this]"; or leave --beats out to use essentia',
         ) from None
     try:
-        return inference.Audio2Beats(checkpoint_path=checkpoint, device="cpu", dbn=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        path = _local(checkpoint, inference.CHECKPOINT_URL)
+        return inference.Audio2Beats(checkpoint_path=str(path), device="cpu", dbn=False)
+    except (OSError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise StageError(
             f"the weights {checkpoint!r} of Beat This cannot be loaded",
-            why=str(error),
-            next_step="they are fetched once: run it with a connection to the internet",
+            why=str(error).partition("\n")[0],
+            next_step="they are fetched once: run it with a connection to the internet (see docs/data.md)",
         ) from error
+
+
+def _local(checkpoint: str, url: str) -> Path:
+    """Return a checkpoint's file, fetched if need be: what the package fetches itself it unpickles without limits."""
+    import torch
+
+    if Path(checkpoint).is_file():
+        return Path(checkpoint)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"beat_this-{checkpoint}.ckpt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(f"{url}/{checkpoint}.ckpt", str(path), progress=False)
+    return path

@@ -21,7 +21,7 @@ def essentia_algorithms() -> Any:
         raise StageError(
             "beats and keys need essentia, which is not installed",
             why=str(error),
-            next_step="install it: pip install --pre essentia",
+            next_step="install stage-cli again, or essentia alone: pip install --pre essentia",
         ) from None
     essentia.log.infoActive = False
     essentia.log.warningActive = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +43,7 @@ def track_rhythm(harmonic: np.ndarray, percussive: np.ndarray) -> Rhythm:
     if last - first < _SHORTEST * RATE:
         return _NO_RHYTHM
     sounding = np.ascontiguousarray(mix[first:last], dtype=np.float32)
-    algorithms = essentia_algorithms()
-    _, ticks, confidence, _, _ = algorithms.RhythmExtractor2013(method="multifeature")(sounding)
+    _, ticks, confidence, _, _ = _beat_extractor()(sounding)
     beats = np.asarray(ticks, dtype=np.float64) + first / RATE
     if len(beats) < 2:
         return _NO_RHYTHM
@@ -61,6 +62,12 @@ def track_rhythm(harmonic: np.ndarray, percussive: np.ndarray) -> Rhythm:
         bars_confidence=round(bars.confidence, 4),
         source="essentia",
     )
+
+
+@functools.cache
+def _beat_extractor() -> Any:
+    # Making it takes as long as 10 s of music; it forgets a song when the next one comes.
+    return essentia_algorithms().RhythmExtractor2013(method="multifeature")
 
 
 def sounding_range(audio: np.ndarray) -> tuple[int, int]:

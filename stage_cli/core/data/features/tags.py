@@ -72,7 +72,7 @@ class Tagger:
         patches = np.lib.stride_tricks.sliding_window_view(bands, (_PATCH, BANDS))[::_PATCH_HOP, 0]
         name = self._embed.get_inputs()[0].name
         embeddings = np.concatenate([
-            self._embed.run(["embeddings"], {name: np.ascontiguousarray(patches[first : first + _BATCH])})[0]
+            _run(self._embed, ["embeddings"], name, np.ascontiguousarray(patches[first : first + _BATCH]))
             for first in range(0, len(patches), _BATCH)
         ])  # fmt: skip
         return Tags(
@@ -103,7 +103,12 @@ class _Classifier:
 
     def strongest(self, embeddings: np.ndarray, least: float) -> tuple[str, ...]:
         """Return the classes with the highest mean activation, if it is `least` or more."""
-        activations = self.session.run(None, {self.session.get_inputs()[0].name: embeddings})[0].mean(axis=0)
+        activations = _run(self.session, None, self.session.get_inputs()[0].name, embeddings).mean(axis=0)
+        if len(activations) != len(self.classes):
+            raise StageError(
+                f"--tags: a model has {len(activations)} classes, its .json names {len(self.classes)}",
+                next_step="download both again",
+            )
         order = np.argsort(-activations)[:MOST_TAGS]
         return tuple(dict.fromkeys(self.classes[index] for index in order if activations[index] >= least))
 
@@ -137,7 +142,7 @@ def require_onnxruntime() -> Any:
         raise StageError(
             "--tags needs onnxruntime, which cannot be imported",
             why=str(error),
-            next_step="install it: pip install onnxruntime; or leave --tags out",
+            next_step='install it: pip install "stage-cli[tags]"; or leave --tags out',
         ) from None
 
 
@@ -157,6 +162,18 @@ def _session(path: Path) -> Any:
         raise StageError(
             f"--tags: cannot load {display_name(path)}", why=str(error).splitlines()[0], next_step="download it again"
         ) from None
+
+
+def _run(session: Any, outputs: list[str] | None, name: str, values: np.ndarray) -> np.ndarray:
+    try:
+        result: np.ndarray = session.run(outputs, {name: values})[0]
+    except Exception as error:  # as above
+        raise StageError(
+            "--tags: a model cannot take the song",
+            why=str(error).splitlines()[0],
+            next_step="take the models that docs/data.md names",
+        ) from None
+    return result
 
 
 def _spoken(name: str) -> str:

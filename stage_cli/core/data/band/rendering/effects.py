@@ -88,25 +88,20 @@ def strip(
 def convolve(sound: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Return a mono sound `[frames]` through a stereo response `[2, taps]`, cut to its length: `[2, frames]` float32.
 
-    Overlap-add in blocks, all transformed at once; blocks of silence cost nothing.
+    Overlap-add in blocks; those of silence cost nothing.
     """
     taps = response.shape[1]
     size = 1 << max(15, (2 * taps - 1).bit_length())
     hop = size - taps + 1
-    count = -(-len(sound) // hop)
-    blocks = np.zeros((count, size), dtype=np.float32)
-    padded = np.zeros(count * hop, dtype=np.float32)
-    padded[: len(sound)] = sound
-    blocks[:, :hop] = padded.reshape(count, hop)
-    heard = np.flatnonzero(np.abs(padded.reshape(count, hop)).max(axis=1) > 1e-7)
-    output = np.zeros((2, count * hop + taps), dtype=np.float32)
-    if len(heard):
-        spectra = scipy.fft.rfft(blocks[heard], axis=1)
-        for channel in range(2):
-            parts = scipy.fft.irfft(spectra * scipy.fft.rfft(response[channel], size), size, axis=1)
-            for block, part in zip(heard, parts, strict=True):
-                output[channel, block * hop : block * hop + size] += part[: output.shape[1] - block * hop]
-    return output[:, : len(sound)]
+    filters = scipy.fft.rfft(response, size, axis=1)
+    output = np.zeros((2, len(sound)), dtype=np.float32)
+    # One at a time: memory that was just used is in the cache.
+    for first in range(0, len(sound), hop):
+        block = sound[first : first + hop]
+        if max(block.max(), -block.min()) > 1e-7:
+            room = output[:, first : first + size]
+            room += scipy.fft.irfft(scipy.fft.rfft(block, size) * filters, size, axis=1)[:, : room.shape[1]]
+    return output
 
 
 def amplifier(sound: np.ndarray, level: float, drive: float) -> np.ndarray:

@@ -120,6 +120,7 @@ def _drums(
     punch = float(rng.uniform(1.0, 3.0))
     balance = {name: float(np.clip(rng.normal(0, 1.8), -4, 4)) for name in DRUM_TRACKS}
     overheads = np.zeros(frames, dtype=np.float32)
+    scaled = np.empty(frames, dtype=np.float32)
     tracks = []
     for name, keys in DRUM_TRACKS.items():
         present = [drum for drum in keys if drum in by_key]
@@ -129,12 +130,14 @@ def _drums(
         for drum in present:
             mono = by_key[drum]
             if drum in (KICK, SNARE):  # a tape or a limiter takes the points off
-                mono = np.tanh(mono * np.float32(punch)) / np.float32(np.tanh(punch))
+                mono *= np.float32(punch)
+                np.tanh(mono, out=mono)
+                mono /= np.float32(np.tanh(punch))
             gain = level * 10 ** (balance[name] / 20)
             angle = (side * _drum_pan(drum) + 1) * np.pi / 4
-            stereo[0] += mono * np.float32(gain * np.cos(angle) * 2**0.5)
-            stereo[1] += mono * np.float32(gain * np.sin(angle) * 2**0.5)
-            overheads += mono * np.float32(gain * _DRUM_SENDS[name])
+            sides = (stereo[0], gain * np.cos(angle) * 2**0.5), (stereo[1], gain * np.sin(angle) * 2**0.5)
+            for target, share in (*sides, (overheads, gain * _DRUM_SENDS[name])):
+                target += np.multiply(mono, np.float32(share), out=scaled)
         tracks.append(Track("drums", name, stereo))
     send = float(rng.uniform(0.15, 0.5)) * (0.4 + 0.6 * wetness)
     response = effects.strip(effects.equalizer(effects.curve(rng, 120.0)), reverb, 1.0, 0.0) * np.float32(send)
@@ -173,8 +176,9 @@ def _balanced(tracks: list[Track], loudness: float) -> list[Track]:
     for track in tracks:
         mix += track.audio
     meter = LoudnessMeter(SAMPLE_RATE, 2)
-    meter.push(mix.T)
-    peak = float(np.abs(mix).max())
+    for first in range(0, mix.shape[1], SAMPLE_RATE):
+        meter.push(mix[:, first : first + SAMPLE_RATE].T)
+    peak = float(max(mix.max(), -mix.min()))
     if peak <= 0:
         return tracks
     wanted = 10 ** ((loudness - meter.integrated) / 20) if np.isfinite(meter.integrated) else 1.0

@@ -23,7 +23,8 @@ from stage_cli.errors import StageError, UsageError
 
 DEBIAN_SOUNDFONTS = (Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"), Path("/usr/share/soundfonts/FluidR3_GM.sf2"))
 INSTALL_LINE = (
-    "pip install pyfluidsynth, and FluidSynth itself: apt install libfluidsynth3 (or brew install fluid-synth)"
+    'pip install "stage-cli[soundfont]", and FluidSynth itself: '
+    "apt install libfluidsynth3 (or brew install fluid-synth)"
 )
 _LARGEST_CACHE = 512 << 20  # bytes
 _DRUM_CHANNEL = 9
