@@ -126,3 +126,11 @@ def test_a_real_allocation_that_fails() -> None:
 def test_other_errors_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(StageConfig(), Runtime(CPU, "int8")):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_others_may_read_what_is_saved(tiny_model: StageModel, tmp_path: Path) -> None:
+    """As far as the user's umask lets them; safetensors itself would keep the weights to the owner."""
+    (tmp_path / "any").touch()
+    tiny_model.save_pretrained(tmp_path / "model")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "any").stat().st_mode}, modes

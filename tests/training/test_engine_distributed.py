@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,63 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from stage_cli.core.training.config.sections import RunConfig
+from stage_cli.core.training.config import RunConfig, TrainingConfig, to_toml
 from stage_cli.core.training.engine.all_used import AllUsed
+from stage_cli.core.training.engine.checkpoints import Checkpoints
 from stage_cli.core.training.engine.events import Event, Skipped
+from stage_cli.core.training.engine.order import DataOrder
 from stage_cli.core.training.engine.processes import joined
+from stage_cli.core.training.run import train
 from stage_cli.errors import DeviceError, UsageError
+from training.tiny_run import run_config, write_songs
 from training.toy_task import ToyModule, ToyTask, rows, toy_config, toy_process, train_toy
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 # Sums of float32 in another order.
 TOLERANCE = 1e-5
 
 
-def run_two(mode: str, directory: Path, tables: dict[str, Any]) -> tuple[int, str, str]:
-    process = toy_process(mode, directory, tables, launcher=TORCHRUN)
-    try:
-        output, errors = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output, errors
+PLAIN: dict[str, Any] = {"validate": {"every": 5}, "train": {"ema_decay": 0.9}}
+CLIPPED: dict[str, Any] = {"validate": {"every": 5}, "train": {"ema_decay": 0.9, "clip": "norm", "clip_at": 0.5}}
+PAIRS: dict[str, dict[str, Any]] = {
+    "plain": {**PLAIN, "task": {"bad": [13]}},
+    "sharded": {**CLIPPED, "train": CLIPPED["train"] | {"steps": 7}, "run": {"sharding": "fsdp"}},
+    "broken": {"task": {"broken": 13}},
+    "signalled": {"task": {"signal_after": 9}},
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How two processes ended, and what each said."""
+
+    directory: Path
+    ends: list[int]
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"))
+
+
+def sharded_model(songs: Path, base: Path, directory: Path, sharding: str) -> TrainingConfig:
+    tables = {"train": {"steps": 4, "ema_decay": 0.5}, "validate": {"demos": 0}, "run": {"sharding": sharding}}
+    return run_config(songs, base, directory, **tables)
+
+
+@pytest.fixture(scope="module")
+def pairs(songs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """Train on two processes, once for each of `PAIRS`, and once a language model."""
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "model.toml").write_text(to_toml(sharded_model(songs, tiny_model_dir, folder / "model", "fsdp")))
+    jobs = PAIRS | {"model": {"toml": str(folder / "model.toml")}}
+    output, errors = toy_process("pairs", folder, jobs).communicate(timeout=250)
+    assert (folder / "ends.json").is_file(), output + errors
+    ends = json.loads((folder / "ends.json").read_text())
+    return {
+        name: Pair(folder / name, ends[name], [(folder / f"{name}.{rank}").read_text() for rank in range(2)])
+        for name in jobs
+    }
 
 
 def assert_close(one: Path, other: Path, *names: str) -> None:
@@ -52,66 +90,67 @@ def assert_same_rows(one: Path, other: Path) -> None:
         assert there["metrics"] == pytest.approx(here["metrics"], abs=TOLERANCE)
 
 
-def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_end_with_the_weights_of_one(pairs: dict[str, Pair], tmp_path: Path) -> None:
     """With dropout, parts that only one of them uses, and an item with a bad loss that only one of them sees."""
-    tables = {"validate": {"every": 5}, "train": {"ema_decay": 0.9}, "loading": {"workers": 1}}
     events: list[Event] = []
-    train_toy(toy_config(tmp_path / "one", **tables), ToyTask(bad=[13]), on_event=events.append)
+    train_toy(toy_config(tmp_path, **PLAIN), ToyTask(bad=[13]), on_event=events.append)
     assert any(isinstance(event, Skipped) for event in events)
-    code, output, errors = run_two("train", tmp_path / "two", {**tables, "task": {"bad": [13]}})
-    assert code == 0, output + errors
+    two = pairs["plain"]
+    assert two.ends == [0, 0], two.said
     names = ("model.safetensors", "optimizer.safetensors", "average.safetensors")
     checkpoint = "checkpoints/step-00000012"
-    assert_close(tmp_path / "one", tmp_path / "two", "model/model.safetensors", *(f"{checkpoint}/{n}" for n in names))
-    assert_same_rows(tmp_path / "one", tmp_path / "two")
+    assert_close(tmp_path, two.directory, "model/model.safetensors", *(f"{checkpoint}/{name}" for name in names))
+    assert_same_rows(tmp_path, two.directory)
+    assert json.loads((two.directory / checkpoint / "progress.json").read_text())["processes"] == 2
     # Only the main process tells what happens.
-    assert output.count("Finished") == output.count("Started") == 1
-    assert output.count("Skipped") == sum(isinstance(event, Skipped) for event in events)
-    assert json.loads((tmp_path / "two" / checkpoint / "progress.json").read_text())["processes"] == 2
+    assert two.said[0].count("Skipped") == sum(isinstance(event, Skipped) for event in events)
+    assert "Finished" in two.said[0]
+    assert two.said[1] == ""
 
 
-def test_sharded_weights_train_alike_and_resume_on_one_process(tmp_path: Path) -> None:
-    tables: dict[str, Any] = {"validate": {"every": 5}, "train": {"ema_decay": 0.9, "clip": "norm", "clip_at": 0.5}}
-    train_toy(toy_config(tmp_path / "one", **tables))
-    short = tables["train"] | {"steps": 7}
-    shards = {**tables, "train": short, "run": {"sharding": "fsdp"}}
-    code, output, errors = run_two("train", tmp_path / "two", shards)
-    assert code == 0, output + errors
-    assert "warn" not in errors.lower()
-    # A sharded run resumes, on one process: its checkpoints hold whole tensors.
-    train_toy(toy_config(tmp_path / "two", **tables), resume=True)
+def test_sharded_weights_train_alike_and_resume_on_one_process(pairs: dict[str, Pair], tmp_path: Path) -> None:
+    train_toy(toy_config(tmp_path / "one", **CLIPPED))
+    two = pairs["sharded"]
+    assert two.ends == [0, 0], two.said
+    assert two.said[1] == "", "a warning"
+    shutil.copytree(two.directory, tmp_path / "two")
+    # Its checkpoints hold whole tensors.
+    train_toy(toy_config(tmp_path / "two", **CLIPPED), resume=True)
     names = ("model.safetensors", "optimizer.safetensors", "average.safetensors")
-    checkpoint = "checkpoints/step-00000012"
-    assert_close(tmp_path / "one", tmp_path / "two", *(f"{checkpoint}/{name}" for name in names))
+    assert_close(tmp_path / "one", tmp_path / "two", *(f"checkpoints/step-00000012/{name}" for name in names))
     trained = [row for row in rows(tmp_path / "two") if row["kind"] == "train"]
     expected = [row for row in rows(tmp_path / "one") if row["kind"] == "train"]
     for here, there in zip(trained, expected, strict=True):
         assert here["metrics"] == pytest.approx(there["metrics"], abs=TOLERANCE)
 
 
-def test_an_error_on_one_process_ends_all(tmp_path: Path) -> None:
-    code, output, errors = run_two("train", tmp_path, {"task": {"broken": 13}, "train": {"steps": 100_000}})
-    assert code == 1, output + errors
-    assert "error: song-13 cannot be read · it is torn · mend it" in errors
-    assert "[rank" not in errors, "the other one has nothing to tell of its own"
-    assert "Finished" not in output
+def test_a_sharded_language_model_learns_as_a_whole_one(
+    pairs: dict[str, Pair], songs: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    train(sharded_model(songs, tiny_model_dir, tmp_path, "ddp"))
+    two = pairs["model"]
+    assert two.ends == [0, 0], two.said
+    assert_close(tmp_path, two.directory, "model/model.safetensors", "checkpoints/step-00000004/model.safetensors")
+    assert_same_rows(tmp_path, two.directory)
 
 
-def test_a_signal_to_one_of_them_saves_and_ends_both(tmp_path: Path) -> None:
-    tables = {"train": {"steps": 100_000}, "seconds_per_step": 0.01}
-    process = toy_process("train", tmp_path, tables, launcher=TORCHRUN)
-    try:
-        assert process.stdout is not None
-        while not (line := process.stdout.readline()).startswith("Stepped 3"):
-            assert line, process.stderr and process.stderr.read()
-        process.terminate()  # torchrun passes it on
-        output, errors = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    last = next(line for line in reversed(output.splitlines()) if line.startswith("Interrupted"))
-    step = int(last.split()[1])
-    assert (tmp_path / f"checkpoints/step-{step:08d}/progress.json").is_file(), errors
+def test_an_error_on_one_process_ends_both(pairs: dict[str, Pair]) -> None:
+    two = pairs["broken"]
+    assert two.ends == [1, 1], two.said
+    order = DataOrder(40, 8, 2, 0)
+    parts = (part for step in range(1, 13) for part in order.micro_batches(step))
+    reads = next(part.number % 2 for part in parts if 13 in [index for _, index in part.draws])
+    assert "error: song-13 cannot be read · it is torn · mend it" in two.said[reads]
+    assert "error: another process of this run has ended" in two.said[1 - reads]
+
+
+def test_a_signal_to_one_of_them_saves_and_ends_both(pairs: dict[str, Pair]) -> None:
+    two = pairs["signalled"]
+    # Its ninth micro-batch belongs to step 5; both end by the signal, when all is saved.
+    assert two.ends == [-signal.SIGTERM] * 2, two.said
+    assert two.said[0].splitlines()[-1] in ("Interrupted 5", "Interrupted 6")
+    step = int(two.said[0].split()[-1])
+    assert Checkpoints(two.directory / "checkpoints", 2).steps() == [4, step]
 
 
 def test_unused_parameters_change_no_gradient() -> None:

@@ -49,7 +49,7 @@ def test_an_error_of_an_item_arrives_as_it_was(workers: int) -> None:
 
 def test_nothing_is_drawn_from_torchs_own_generator() -> None:
     before = torch.random.get_rng_state()
-    with Loader(PointSet(11), ToyTask.collate, ORDER, workers=1) as loader:
+    with Loader(PointSet(11), ToyTask.collate, ORDER) as loader:
         next(loader.start(1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -103,21 +103,19 @@ def test_a_validation_is_abandoned_and_made_up_for(tmp_path: Path) -> None:
     assert [event.step for event in events if isinstance(event, Validated)] == [8, 12]
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
-def test_a_process_saves_and_ends_by_its_signal(number: signal.Signals, workers: int, tmp_path: Path) -> None:
-    tables = {"train": {"steps": 100_000}, "seconds_per_step": 0.01, "loading": {"workers": workers}}
+def test_a_process_saves_and_ends_by_its_signal_which_its_workers_survive(tmp_path: Path) -> None:
+    tables = {"train": {"steps": 100_000}, "seconds_per_step": 0.01, "loading": {"workers": 1}}
     process = toy_process("train", tmp_path, tables)
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith("Stepped 3"):
         assert line
-    os.killpg(process.pid, number)  # as a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output, errors = process.communicate(timeout=60)
     last = output.split("\n")[-2]
     assert last.startswith("Interrupted "), output + errors
     step = int(last.split()[1])
     assert (tmp_path / f"checkpoints/step-{step:08d}/progress.json").is_file()
-    # Python tells of Ctrl-C; SIGTERM ends it as any program without a handler. `stage` makes 130 and 143 of them.
-    assert process.returncode == -number
+    assert process.returncode == -signal.SIGINT
     assert "Error" not in errors
 
 

@@ -15,19 +15,12 @@ import torch
 from prepared_songs import tone, write_song
 from safetensors.torch import load_file
 
-from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel
 from stage_cli.core.training.config import (
-    DataLoading,
-    LogConfig,
     LoraConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
     TrainingConfig,
-    ValidateConfig,
     load_config,
     to_toml,
 )
@@ -36,6 +29,7 @@ from stage_cli.core.training.engine.lock import locked
 from stage_cli.core.training.run import TrainingResult, identity, train
 from stage_cli.core.training.task.stem_task import StemTask
 from stage_cli.errors import UsageError
+from training.tiny_run import run_config, write_songs
 from training.toy_task import files, rows, toy_environment
 
 ROOT = Path(__file__).parents[2]
@@ -43,34 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("songs")
-    for number, name in enumerate(("ant", "bee", "cat", "dog")):
-        tones = {"drums": 450, "bass": 200, "piano": 900}
-        stems = {stem: tone(frequency + 37 * number, 5.0) for stem, frequency in tones.items()}
-        write_song(root / name, stems, bpm=220 + 10 * number)
-    return root
-
-
-def run_config(songs: Path, base: Path, directory: Path, **tables: Any) -> TrainingConfig:
-    return TrainingConfig(
-        name="tiny",
-        run=RunConfig(directory=str(directory), device="cpu"),
-        model=ModelConfig(base=str(base)),
-        data=DataConfig(
-            root=(str(songs),),
-            chunk_seconds=1.0,
-            context_seconds=(0.6, 1.0),
-            validation_songs=1,
-            **tables.get("data", {}),
-        ),
-        loading=DataLoading(**{"workers": 0} | tables.get("loading", {})),
-        train=TrainConfig(
-            **{"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 2} | tables.get("train", {})
-        ),
-        lora=tables.get("lora"),
-        validate=ValidateConfig(**{"every": 3, "items_per_song": 2, "demos": 1} | tables.get("validate", {})),
-        log=LogConfig(every=2, tensorboard=False),
-    )
+    return write_songs(tmp_path_factory.mktemp("songs"))
 
 
 @pytest.fixture(scope="module")
@@ -232,15 +199,35 @@ def test_items_that_cannot_be_read_end_the_run_and_name_the_song(
         train(replace(config, data=replace(config.data, root=(str(damaged),))))
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_torchrun_gives_the_weights_of_one_process(
-    sharding: str, songs: Path, tiny_model_dir: Path, tmp_path: Path
-) -> None:
+def test_the_command_saves_ends_with_143_and_goes_on(songs: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = run_config(songs, tiny_model_dir, tmp_path / "run", train={"steps": 100_000}, validate={"every": 0})
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    command = [sys.executable, "-m", "stage_cli", "train", "--config", str(tmp_path / "run.toml"), "--json"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=toy_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    while json.loads(line := process.stdout.readline())["event"] != "logged":
+        assert line
+    process.terminate()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    saved, interrupted = (json.loads(line) for line in output.splitlines()[-2:])
+    assert (saved["event"], interrupted["event"], interrupted["signal"]) == ("saved", "interrupted", 15)
+    step = interrupted["step"]
+    events: list[Event] = []
+    longer = replace(config, train=replace(config.train, steps=step + 2))
+    assert train(longer, resume=True, on_event=events.append).step == step + 2
+    assert [event.resumed_from for event in events if isinstance(event, Started)] == [step]
+    assert [row["step"] for row in rows(config.directory)] == list(range(2, step + 3, 2))
+
+
+def test_torchrun_gives_the_weights_of_one_process(songs: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     """`torchrun -m stage_cli train`, two processes on the CPU."""
     tables = {"train": {"steps": 4, "ema_decay": 0.5}, "validate": {"demos": 0}}
     config = run_config(songs, tiny_model_dir, tmp_path / "one", **tables)
     train(config)
-    two = replace(config, run=replace(config.run, directory=str(tmp_path / "two"), sharding=sharding))
+    two = replace(config, run=replace(config.run, directory=str(tmp_path / "two")))
     (tmp_path / "two.toml").write_text(to_toml(two))
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stage_cli", "train"]
     done = subprocess.run(

@@ -1,7 +1,12 @@
 """Trains the toy task in a process of its own, for the tests that stop one: `python toy_run.py MODE DIRECTORY TABLES`.
 
-TABLES is JSON: tables of the configuration, "task": arguments of `ToyTask`, and "seconds_per_step". MODE is "train",
-"resume", or "kills": train, killed again and again at random moments, until it is done.
+TABLES is JSON: tables of the configuration, "task": arguments of `ToyTask`, and "seconds_per_step"; or "toml": a file
+that describes a whole run, of the real task. MODE is "train", "resume", or
+
+- "kills": train, killed again and again at random moments, until it is done;
+- "pairs": for each NAME in TABLES train in DIRECTORY/NAME on two processes; they speak in DIRECTORY/NAME.0 and .1.
+
+The last two train in copies of this process: torch is imported once.
 """
 
 from __future__ import annotations
@@ -10,8 +15,10 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +32,12 @@ from training.toy_task import ToyTask, toy_config, train_toy
 def run(directory: Path, tables: dict[str, Any], *, resume: bool) -> None:
     """Train, and print a line for each event."""
     tables = dict(tables)
+    if "toml" in tables:
+        from stage_cli.core.training.config import load_config
+        from stage_cli.core.training.run import train
+
+        train(load_config(tables["toml"], []), offline=True)
+        return
     options = tables.pop("task", {})
     seconds = tables.pop("seconds_per_step", 0.0)
 
@@ -58,6 +71,33 @@ def fork_and_run(directory: Path, tables: dict[str, Any], kill_after: float | No
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def fork_two_and_run(directory: Path, tables: dict[str, Any]) -> list[int]:
+    """Train on two processes, as torchrun starts them; return how they ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            with Path(f"{directory}.{rank}").open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
+            try:
+                run(directory, tables, resume=False)
+            except StageError as error:
+                print("error:", error, flush=True)
+                os._exit(error.exit_code)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(99)
+            os._exit(0)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 def main() -> None:
     mode, directory, tables = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if mode in ("train", "resume"):
@@ -66,6 +106,14 @@ def main() -> None:
         except StageError as error:
             print("error:", error, file=sys.stderr)
             sys.exit(error.exit_code)
+        return
+    if mode == "pairs":
+        import accelerate  # noqa: F401 - once, here
+        import torch._dynamo
+        import torch.distributed.fsdp  # noqa: F401
+
+        ends = {name: fork_two_and_run(directory / name, one) for name, one in tables.items()}
+        (directory / "ends.json").write_text(json.dumps(ends))
         return
     chance, kills = random.Random(tables.pop("seed", 0)), tables.pop("kills")
     run(directory.with_name(f"{directory.name}-whole"), tables, resume=False)  # also imports everything, once

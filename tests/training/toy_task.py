@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,8 +119,9 @@ class ToyTask:
 
     units: tuple[str, ...] = ("Block",)
 
-    def __init__(self, items: int = 40, seed: int = 0, **options: Any) -> None:
+    def __init__(self, items: int = 40, seed: int = 0, signal_after: int | None = None, **options: Any) -> None:
         self.seed = seed
+        self.signal_after = signal_after  # micro-batches of the second process
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.module = ToyModule()
@@ -135,6 +137,8 @@ class ToyTask:
     def inputs(self, batch: Points, epoch: int) -> tuple[Tensor, Tensor, bool]:
         assert not torch.is_grad_enabled()
         self.seen += [(item.epoch, item.index) for item in batch.items]
+        if len(self.seen) == 2 * (self.signal_after or -1) and os.environ.get("RANK") == "1":
+            signal.raise_signal(signal.SIGTERM)
         noise = [np.random.default_rng((self.seed, epoch, item.index, 1)).standard_normal() for item in batch.items]
         uses_rare = any(item.index % 3 == 0 for item in batch.items)
         return batch.x, torch.tensor(noise, dtype=torch.float32, device=batch.x.device)[:, None] * 0.1, uses_rare

@@ -72,7 +72,10 @@ def save_tensors(
     temporary = directory / f".{file}.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's files have; safetensors keeps its own to the owner
         save_file(state, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
         temporary.replace(directory / file)
         temporary = directory / f".{CONFIG_FILE}.part"
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

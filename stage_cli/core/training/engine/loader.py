@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from stage_cli.core.data.processes import end_with_parent
 from stage_cli.core.training.engine.order import DataOrder, MicroBatch
 from stage_cli.errors import StageError
 
@@ -150,17 +148,9 @@ def _begin_worker(number: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     # A data set may keep its epoch in shared memory. Workers are not all in the same one.
     info = get_worker_info()
     batches: Any = info.dataset if info is not None else None
     if batches is not None:
         batches.dataset = copy.deepcopy(batches.dataset)
-
-
-def _end_with_parent() -> None:
-    """Do not work on when the process that started this one is gone, whatever has killed it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -86,9 +86,7 @@ class Task(Protocol):
     units: tuple[str, ...]
 
     def collate(self, items: Sequence[Any]) -> Any:
-        """Make a `Batch` of items. Called in the loader's processes: a bound method must be cheap to pickle, so a
-        task returns here what a function of the module's level makes (the engine sends `task.collate` itself).
-        """
+        """Make a `Batch` of items. A static method, or a function: it is sent to the loader's processes."""
         ...
 
     def inputs(self, batch: Any, epoch: int) -> Any:
