@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import demo_data, generate, models, prepare_data, train
+from stage_cli.cli import demo_data, evaluate, generate, models, prepare_data, train
 from stage_cli.cli.console import print_error, print_note
 from stage_cli.errors import StageError
 
@@ -61,6 +61,7 @@ app.command("demo-data")(demo_data.demo_data)
 app.command("prepare-data")(prepare_data.prepare_data)
 app.command("prepare", hidden=True)(prepare_data.prepare_data)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 
 

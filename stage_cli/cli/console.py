@@ -98,6 +98,18 @@ def count_progress(what: str, total: int, unit: str, *, quiet: bool) -> Generato
 
 
 @contextmanager
+def phase_progress(unit: str, *, quiet: bool) -> Generator[Callable[[str, int, int], None]]:
+    """Yield a callback (phase, things done, things in all) that draws a bar for each phase, or prints plain lines."""
+    if quiet:
+        yield lambda *_: None
+    elif sys.stderr.isatty():
+        with _phase_bars() as update:
+            yield update
+    else:
+        yield _phase_lines(unit)
+
+
+@contextmanager
 def _bar(name: str) -> Generator[Callable[[str, float, float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -151,6 +163,41 @@ def _count_bar(what: str, total: int, unit: str) -> Generator[Callable[[], None]
             progress.update(task, speed=f"{speed:.2f} {unit}/s")
 
         yield advance
+
+
+@contextmanager
+def _phase_bars() -> Generator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} / {task.total}"))
+    left = TimeRemainingColumn(compact=True)
+    with Progress(*columns, left, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(escape(phase), total=total)
+            progress.update(tasks[phase], completed=done, total=total)
+
+        yield update
+
+
+def _phase_lines(unit: str) -> Callable[[str, int, int], None]:
+    began: dict[str, float] = {}
+    printed = time.perf_counter()
+
+    def update(phase: str, done: int, total: int) -> None:
+        nonlocal printed
+        now = time.perf_counter()
+        began.setdefault(phase, now)
+        if now - printed > 10 and 0 < done < total:
+            left = (now - began[phase]) / done * (total - done)
+            _stderr(f"{phase}: {done} of {total} {unit}, {left:.0f} s left")
+            printed = now
+
+    return update
 
 
 def _count_lines(what: str, total: int, unit: str) -> Callable[[], None]:

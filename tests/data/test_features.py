@@ -125,6 +125,21 @@ def test_tempo_ignores_the_grid_of_the_tracker_and_gaps() -> None:
     assert tempo([1.0]) is None
 
 
+def test_tempo_of_a_tracker_that_runs_fast_and_catches_up() -> None:
+    """All beats within 70 ms, and yet most intervals 3 % short."""
+    exact = np.arange(0, 60, 60 / 82.6)
+    fast = np.mod(np.arange(len(exact)), 6) * -0.02 + 0.05
+    assert np.abs(fast).max() <= 0.07
+    assert abs(60 / np.median(np.diff(exact + fast)) / 82.6 - 1) > 0.02
+    assert tempo(exact + fast) == pytest.approx(82.6, rel=3e-3)
+
+
+def test_tempo_leaves_out_what_is_no_whole_number_of_beats() -> None:
+    steady = np.arange(20) * 0.5
+    assert tempo(np.concatenate([steady, steady + 20.2])) == pytest.approx(120, rel=1e-3)
+    assert tempo(np.concatenate([steady, steady + 20.45])) == pytest.approx(120, rel=3e-3)
+
+
 def test_range_that_sounds() -> None:
     audio = np.zeros(1000, dtype=np.float32)
     assert sounding_range(audio) == (0, 0)

@@ -1,0 +1,109 @@
+"""Clips of prepared songs: as published, the last 24 songs by name that have the stem, random places in each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from stage_cli.core.data.config import DataConfig
+from stage_cli.core.data.dataset import StemDataset
+from stage_cli.core.data.index import context_kinds, eligible_songs, find_songs
+from stage_cli.core.data.indexed_song import IndexedSong
+from stage_cli.core.data.splits import split_songs
+from stage_cli.core.evaluation.protocol.clips import Clip, ClipPlan, ClipSource, numbered
+from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
+
+RATE = 44_100
+"""Hz of the clips, whatever the rates of songs and models: all models get the same ones, each at its own rate."""
+
+
+class SongClips(ClipSource):
+    """Random chunks of validation songs, drawn as the training draws them, without augmentation and without a cut.
+
+    Each place depends on the seed, the song's number and the chunk's alone: not on the model, and not on a rate. A
+    place where the stem or the context is silent is drawn again.
+
+    Args:
+        config: of the evaluation.
+
+    Raises:
+        UsageError: no song can be used.
+        StageError: features or shards are damaged.
+    """
+
+    has_targets = True
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        seed = config.generation.seed
+        data = _data_config(config)
+        songs = _chosen(config, data)
+        if len(songs) < config.songs and config.split == "last" and config.validation_file is None:
+            self.notes = (
+                f"There are {len(songs)} songs, not {config.songs}: all of them are used. A model that was trained on "
+                "them knows them.",
+            )
+        self._sets: dict[str, StemDataset] = {}
+        self._places: list[tuple[str, int]] = []
+        plans: list[ClipPlan] = []
+        for kind in config.contexts:
+            of_kind = dataclasses.replace(data, context=kind)
+            usable = [song for song in songs if context_kinds(song, config.stem, of_kind)]
+            if not usable:
+                self.notes += (f"No song has a {kind} context.",)
+                continue
+            dataset = StemDataset(of_kind, RATE, seed, songs=usable, items_per_song=config.chunks)
+            self._sets[kind] = dataset
+            for index in range(len(dataset)):
+                song = dataset.songs[index // config.chunks]
+                title = " – ".join(part for part in (song.artist, song.title) if part) or song.id
+                recipe = f"{kind} {index} of {len(dataset)}: {song.id}"
+                plans.append(ClipPlan("", song.id, title, kind, recipe))
+                self._places.append((kind, index))
+        self.plans = numbered(plans, seed)
+        self._songs = {song.id: song for song in songs}
+
+    def clip(self, index: int, digest: str) -> Clip:
+        """Draw a clip.
+
+        Raises:
+            StageError: a file of the song cannot be read, or the stem is silent everywhere.
+        """
+        kind, number = self._places[index]
+        item = self._sets[kind][number]
+        return Clip(
+            plan=self.plans[index],
+            digest=digest,
+            start=item.start,
+            context_stems=item.context_stems,
+            beats=item.beats,
+            downbeats=item.downbeats,
+            bpm=None,
+            key=self._songs[item.song].key,
+            description=item.description,
+            context=item.context,
+            target=item.target,
+            sample_rate=RATE,
+        )
+
+
+def _data_config(config: EvaluationConfig) -> DataConfig:
+    seconds = config.clip_seconds
+    split = "file" if config.validation_file is not None else {"all": "none"}.get(config.split, config.split)
+    return DataConfig(
+        root=config.data,
+        stem=config.stem,
+        context=config.context,
+        chunk_seconds=seconds,
+        context_seconds=(seconds, seconds),
+        uncut_probability=1.0,
+        split=split,
+        validation_file="" if config.validation_file is None else str(config.validation_file),
+    ).without_augmentation()
+
+
+def _chosen(config: EvaluationConfig, data: DataConfig) -> list[IndexedSong]:
+    """Return the songs to evaluate on, by id."""
+    songs = find_songs(data.root)
+    if data.split in ("last", "none"):
+        usable = sorted(eligible_songs(songs, data), key=lambda song: song.id)
+        return usable[-config.songs :] if data.split == "last" else usable
+    return list(split_songs(songs, data).validation[-config.songs :])
