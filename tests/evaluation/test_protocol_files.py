@@ -1,4 +1,4 @@
-"""Any system's files against their contexts: matching, known beats, what goes wrong; and metrics that rank as ears do."""
+"""Any system's files against their contexts: matching, known beats, what goes wrong; metrics that rank as ears do."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def band(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("stem", "metrics"),
     [
         ("drums", ("beat_f1", "onset_f")),
-        ("bass", ("onset_f", "chroma_similarity")),
+        pytest.param("bass", ("onset_f", "chroma_similarity"), marks=pytest.mark.slow),
     ],
 )
 def test_true_stems_rank_above_noisy_ones_and_those_above_other_songs(

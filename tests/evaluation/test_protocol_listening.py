@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import soundfile
 from prepared_songs import write_song
 from safetensors.torch import save_file
-from torch import save
 
 from evaluation.test_cocola import published_state
 from evaluation.test_embeddings import save_clap
@@ -20,15 +20,14 @@ from stage_cli.core.evaluation.protocol import run
 from stage_cli.core.evaluation.protocol.run import evaluate
 from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
 
-__all__ = ["save_file"]
 
-
+@pytest.mark.slow
 def test_scores_of_pairs(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "write_report", lambda folder, **_: folder / "report.html")
-    for number, genre in enumerate(("Rock", "Jazz")):
+    for number, genre in enumerate(("funky", "sad")):
         write_song(tmp_path / "songs" / f"song {number}", seconds=7, genres=(genre,), moods=())
     save_clap(tmp_path / "clap")
-    save({"state_dict": published_state()}, tmp_path / "cocola.ckpt")
+    save_file(published_state(), tmp_path / "cocola.safetensors")
     report = tmp_path / "report"
     results = evaluate(
         EvaluationConfig(
@@ -38,11 +37,11 @@ def test_scores_of_pairs(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pyte
             chunks=1,
             seconds=5.0,
             embeddings=(f"clap={tmp_path / 'clap'}",),
-            cocola=tmp_path / "cocola.ckpt",
+            cocola=tmp_path / "cocola.safetensors",
         )
     ).results
     assert results.failures == ()
-    clap, cocola = ClapEmbedding(str(tmp_path / "clap")), Cocola.load(tmp_path / "cocola.ckpt")
+    clap, cocola = ClapEmbedding(str(tmp_path / "clap")), Cocola.load(tmp_path / "cocola.safetensors")
     first, second = results.items
     outputs = {output.system: output for output in first.outputs}
 
@@ -51,13 +50,16 @@ def test_scores_of_pairs(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pyte
         return np.concatenate([to_mono(block) for block in read_blocks(path)]), soundfile.info(path).samplerate
 
     target, rate = audio(first.files["target"])
-    own = text_score(clap, target, rate, "Genre: Rock.")
+    own = text_score(clap, target, rate, "Genre: funky.")
     assert outputs["true"].metrics["clap_score"] == pytest.approx(own, abs=1e-4)
     stem = outputs["model:tiny"]
     made, made_rate = audio(stem.files["generated"])
-    assert stem.metrics["clap_score"] == pytest.approx(text_score(clap, made, made_rate, "Genre: Rock."), abs=2e-3)
+    # What was too loud for a file was turned down in it, and is heard as it was.
+    made = made / json.loads((report / "items" / "0001.model-tiny.json").read_text())["made"]["gain"]
+    assert stem.metrics["clap_score"] == pytest.approx(text_score(clap, made, made_rate, "Genre: funky."), abs=1e-4)
     shuffled = outputs["shuffled:model:tiny"].metrics
-    assert shuffled["clap_score"] == pytest.approx(text_score(clap, made, made_rate, "Genre: Jazz."), abs=2e-3)
+    assert shuffled["clap_score"] != stem.metrics["clap_score"]
+    assert shuffled["clap_score"] == pytest.approx(text_score(clap, made, made_rate, "Genre: sad."), abs=1e-4)
     contexts = [audio(item.files["context"])[0] for item in (first, second)]
     scores = [cocola.score(context, target, rate).both for context in contexts]
     assert outputs["true"].metrics["cocola"] == pytest.approx(scores[0], abs=1e-3)
@@ -66,6 +68,8 @@ def test_scores_of_pairs(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pyte
         gain = summaries["model:tiny", f"{metric}_over_shuffled"]
         difference = summaries["model:tiny", metric].value - summaries["shuffled:model:tiny", metric].value
         assert gain.value == pytest.approx(difference, abs=1e-9)
-    assert summaries["shuffled", "cocola"].value != pytest.approx(summaries["true", "cocola"].value)
+    other, _ = audio(second.files["target"])
+    expected = cocola.score(contexts[0], other, rate).both
+    assert outputs["shuffled"].metrics["cocola"] == pytest.approx(expected, abs=1e-3)
     assert ("silence", "clap_score") not in summaries
     assert results.metrics["fad_clap"].title == "FAD (clap)"
