@@ -116,7 +116,7 @@ class TestMetricsFile:
     def test_killed_at_any_moment(self, tmp_path: Path) -> None:
         path = tmp_path / "metrics.jsonl"
         script = (
-            "import sys, pathlib\n"
+            "import sys, pathlib, time\n"
             "from stage_cli.core.training.record.metrics_file import MetricsFile\n"
             "file = MetricsFile(pathlib.Path(sys.argv[1]))\n"
             "step = 0\n"
@@ -253,7 +253,7 @@ class TestWeightsAndBiases:
     def test_a_run_and_its_resumption(self, tmp_path: Path, demos: tuple[Path, ...]) -> None:
         """In a process of its own, as W&B keeps state for the process; what it wrote is read back."""
         script = (
-            "import sys, pathlib\n"
+            "import sys, pathlib, time\n"
             "from stage_cli.core.training.engine.events import *\n"
             "from stage_cli.core.training.record.weights_and_biases import WeightsAndBiases\n"
             "run = pathlib.Path(sys.argv[1])\n"
@@ -266,6 +266,7 @@ class TestWeightsAndBiases:
             "    sink.on_event(Validated(2, {'validation/loss': 0.75}, True, demos))\n"
             "    sink.on_event(Finished(5, run))\n"
             "    sink.close()\n"
+            "    time.sleep(1.1)\n"  # W&B names its folders by the second
         )
         command = [sys.executable, "-c", script, str(tmp_path), *map(str, demos)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -298,7 +299,7 @@ class TestWeightsAndBiases:
     def test_no_login(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", "online")
         script = (
-            "import sys, pathlib\n"
+            "import sys, pathlib, time\n"
             "from stage_cli.core.training.engine.events import Started\n"
             "from stage_cli.core.training.record.weights_and_biases import WeightsAndBiases\n"
             "run = pathlib.Path(sys.argv[1])\n"

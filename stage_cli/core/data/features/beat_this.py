@@ -65,9 +65,9 @@ def tracker(checkpoint: str = CHECKPOINT) -> Any:
         inference = importlib.import_module("beat_this.inference")
     except ImportError as error:
         raise StageError(
-            "--beats beat-this needs the package beat-this, which cannot be imported",
+            "the tracker beat-this needs the package beat-this, which cannot be imported",
             why=str(error),
-            next_step='install it: pip install "stage-cli[beat-this]"; or leave --beats out to use essentia',
+            next_step='install it: pip install "stage-cli[beat-this]"; or use essentia, the default',
         ) from None
     try:
         path = _local(checkpoint, inference.CHECKPOINT_URL)

@@ -19,7 +19,7 @@ _SOUND = 0.001
 _SHORTEST = 2.0  # seconds in which beats can be counted
 _FULL_CONFIDENCE = 5.32  # the highest of RhythmExtractor2013, by its documentation
 _UNEVEN = 0.25  # of a beat, by which an interval may differ from a whole number of beats
-_TEMPO_SPAN = 8  # intervals that set the tempo with which beats go on towards the ends of the song
+_TEMPO_SPAN = 8  # intervals that tell a tempo, also that with which beats go on towards the ends of the song
 _EDGE = 0.05  # seconds before the first sound in which a beat may lie
 _NO_RHYTHM = Rhythm(None, 0.0, (), (), None, 0.0, "essentia")
 
@@ -82,18 +82,24 @@ def sounding_range(audio: np.ndarray) -> tuple[int, int]:
 def tempo(beats: Sequence[float] | np.ndarray) -> float | None:
     """Return beats a minute of beat times in seconds; None for fewer than two.
 
-    The time of all intervals by the beats that pass in them: one, or as many as fit where a beat was missed. Trackers
-    that run a little fast catch up with single long intervals, which a median, or a mean without them, would leave out;
-    and they round times to a grid of some 10 ms, which is 3 % of a beat at 180 bpm. Intervals that are no whole number
-    of beats (a pause, an offbeat) do not count.
+    The median over all spans of eight intervals. The median of single intervals would be wrong by 3 % at 180 bpm, as
+    trackers round times to a grid of some 10 ms, and for trackers that run a little fast and catch up now and then; the
+    mean of a whole song is between its tempos, where it has several. An interval counts as many beats as fit, where
+    some were missed; spans with an interval that is no whole number of beats (a pause, an offbeat) are left out.
     """
     intervals = np.diff(np.asarray(beats, dtype=np.float64))
     if not len(intervals):
         return None
     passed = intervals / float(np.median(intervals))
     counts = np.rint(passed)
-    kept = (counts >= 1) & (np.abs(passed - counts) <= _UNEVEN)
-    return round(60 * float(counts[kept].sum()) / float(intervals[kept].sum()), 3)
+    is_whole = (counts >= 1) & (np.abs(passed - counts) <= _UNEVEN)
+    span = np.ones(min(_TEMPO_SPAN, len(intervals)))
+    spans = np.convolve(is_whole, span, "valid") >= len(span)
+    if spans.any():
+        seconds = np.convolve(intervals, span, "valid")[spans] / np.convolve(counts, span, "valid")[spans]
+    else:
+        seconds = intervals[is_whole] / counts[is_whole]
+    return round(60 / float(np.median(seconds)), 3)
 
 
 def rounded(times: Sequence[float] | np.ndarray) -> tuple[float, ...]:

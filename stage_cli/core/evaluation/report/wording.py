@@ -15,6 +15,7 @@ ANCHORS = {
     "silence": "nothing at all",
     "click": "a plain click on every annotated beat: perfect time, no music",
     "context": "what can be heard in the context itself, without any stem",
+    "codec": "the true stems after the model's codec: it can sound no better",
 }
 """What the anchors are, by the part of their name before a colon."""
 
