@@ -38,9 +38,9 @@ def print_json(values: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Write a table on stdout: drawn in a terminal, tab-separated otherwise."""
+    """Write a table on stdout: drawn in a terminal, tab-separated otherwise (without a head, if that is empty)."""
     if not sys.stdout.isatty():
-        for row in (columns, *rows):
+        for row in (columns, *rows) if any(columns) else rows:
             sys.stdout.write("\t".join(cell if cell.isprintable() else repr(cell) for cell in row) + "\n")
         sys.stdout.flush()
         return

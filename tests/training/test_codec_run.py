@@ -47,7 +47,7 @@ def config_for(songs: Path, directory: Path, **train_changes: object) -> Trainin
     return TrainingConfig(
         run=RunConfig(directory=str(directory), device="cpu"),
         model=ModelConfig(absent=True),
-        codec=CodecTrainConfig(shape=SHAPE, crop_seconds=0.8, unquantized_steps=3, licence="MIT"),
+        codec=CodecTrainConfig(shape=SHAPE, crop_seconds=0.8, unquantized_steps=2, licence="MIT"),
         data=DataConfig(
             (str(songs),),
             "any",

@@ -396,6 +396,7 @@ def test_a_codec_is_a_run_of_its_own(load, kind):
         ("lora.rank=4", r"the table \[codec\] contradicts the table \[lora\]"),
         ("data.tokens=cache", r'the table \[codec\] contradicts data\.tokens = "cache"'),
         ("codec.crop_seconds=20", r"codec\.crop_seconds = 20 contradicts data\.chunk_seconds = 10"),
+        ("train.steps=37", r"codec\.unquantized_steps = 150 contradicts train\.steps = 37 .* to less than 148"),
         ("codec.crop_second=20", r"unknown key codec\.crop_second = 20 · did you mean codec\.crop_seconds"),
         ("codec.quietest_gain=3", r"codec\.quietest_gain cannot be 3 · allowed: a number from -60 to 0"),
         ("codec.shape.widht=3", r"\[codec\.shape\]: The codec's config has an unknown key 'widht'"),

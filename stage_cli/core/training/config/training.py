@@ -94,6 +94,14 @@ class TrainingConfig:
         ):
             if present:
                 raise contradiction("the table [codec]", other, why=why, next_step="leave one of them out")
+        passes = self.train.steps * self.train.accumulation(1)
+        if codec.unquantized_steps >= passes:
+            raise contradiction(
+                f"codec.unquantized_steps = {codec.unquantized_steps}",
+                f"train.steps = {self.train.steps}",
+                why="the codebooks would never be learned",
+                next_step=f"set codec.unquantized_steps to less than {passes}",
+            )
         if self.data.chunk_seconds < codec.crop_seconds:
             raise contradiction(
                 f"codec.crop_seconds = {codec.crop_seconds:g}",
