@@ -119,7 +119,7 @@ def test_a_run_from_config_to_generated_stem(stage: Stage, recipe: Path, tmp_pat
     assert outcome.code == 0, outcome.stderr
     run = tmp_path / "runs" / "mine"
     # What is printed is where it is, and it works.
-    rows = dict(line.split("\t") for line in outcome.stdout.splitlines()[1:])
+    rows = dict(line.split("\t") for line in outcome.stdout.splitlines())
     assert rows["model"] == "runs/mine/model"
     assert rows["steps"] == "4"
     assert re.fullmatch(r"\d\.\d{4} \(the best, at step [24]\)", rows["validation loss"])
@@ -224,7 +224,7 @@ def test_events_as_lines(stage: Stage, recipe: Path, told: Run) -> None:
         "step 20: saved runs/mine/model",
         "W&B is off from now on",
     ]
-    assert outcome.stdout.splitlines()[1:] == [
+    assert outcome.stdout.splitlines() == [
         "model\truns/mine/model",
         "steps\t40",
         "validation loss\t1.2500 (the best, at step 20)",
