@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from stage_cli.errors import WeightsError
+from stage_cli.core.codec.checks import check_at_least, check_keys, is_whole, not_allowed
 
 _SMALLEST = {
     "sample_rate": 1,
@@ -69,17 +69,15 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         for key, smallest in _SMALLEST.items():
-            value = getattr(self, key)
-            if not _is_int(value) or value < smallest:
-                raise _not_allowed(key, value, f"a whole number of at least {smallest}")
-        if not isinstance(self.ratios, list | tuple) or not self.ratios or not all(_is_int(r) for r in self.ratios):
-            raise _not_allowed("ratios", self.ratios, "a list of whole numbers, for example [8, 5, 4, 4]")
+            check_at_least(key, getattr(self, key), smallest)
+        if not isinstance(self.ratios, list | tuple) or not self.ratios or not all(is_whole(r) for r in self.ratios):
+            raise not_allowed("ratios", self.ratios, "a list of whole numbers, for example [8, 5, 4, 4]")
         if min(self.ratios) < 2:
-            raise _not_allowed("ratios", self.ratios, "whole numbers of at least 2")
+            raise not_allowed("ratios", self.ratios, "whole numbers of at least 2")
         if not isinstance(self.conv_shortcut, bool):
-            raise _not_allowed("conv_shortcut", self.conv_shortcut, "true or false")
+            raise not_allowed("conv_shortcut", self.conv_shortcut, "true or false")
         if self.compress > self.filters:
-            raise _not_allowed("compress", self.compress, f"at most filters = {self.filters}")
+            raise not_allowed("compress", self.compress, f"at most filters = {self.filters}")
         object.__setattr__(self, "ratios", tuple(self.ratios))  # JSON has lists only
 
     @property
@@ -112,21 +110,5 @@ class CodecConfig:
         Raises:
             WeightsError: an unknown key, or a value that is not allowed.
         """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise WeightsError(
-                    f"The codec's config has an unknown key '{key}'",
-                    why=f"known are: {', '.join(known)}",
-                    next_step="remove the key, or use the version of stage-cli that wrote the model",
-                )
+        check_keys(cls, values)
         return cls(**values)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _not_allowed(key: str, value: object, allowed: str) -> WeightsError:
-    shown = list(value) if isinstance(value, tuple) else value
-    return WeightsError(f"The codec's config has {key} = {shown!r}", why=f"allowed: {allowed}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from stage_cli.errors import WeightsError
+from stage_cli.core.codec.checks import check_at_least, check_keys, is_whole, not_allowed
 
 _AT_LEAST_ONE = (
     "sample_rate",
@@ -62,23 +62,25 @@ class SpectralConfig:
 
     def __post_init__(self) -> None:
         for key in _AT_LEAST_ONE:
-            if not _is_int(getattr(self, key), 1):
-                raise _not_allowed(key, getattr(self, key), "a whole number of at least 1")
+            check_at_least(key, getattr(self, key), 1)
         if self.channels != 1:
-            raise _not_allowed("channels", self.channels, "1")
-        if not _is_int(self.codebook_size, 2):
-            raise _not_allowed("codebook_size", self.codebook_size, "a whole number of at least 2")
-        if not _is_int(self.kernel_size, 1) or self.kernel_size % 2 == 0:
-            raise _not_allowed("kernel_size", self.kernel_size, "an odd whole number")
+            raise not_allowed("channels", self.channels, "1")
+        check_at_least("codebook_size", self.codebook_size, 2)
+        if not is_whole(self.kernel_size) or self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise not_allowed("kernel_size", self.kernel_size, "an odd whole number")
         if self.hop_length % self.spectrum_hop:
-            raise _not_allowed("hop_length", self.hop_length, f"a multiple of spectrum_hop = {self.spectrum_hop}")
+            raise not_allowed("hop_length", self.hop_length, f"a multiple of spectrum_hop = {self.spectrum_hop}")
         size, hop = self.spectrum_size, self.spectrum_hop
         if size % 2 or size < hop or (size - hop) % 2:
-            raise _not_allowed("spectrum_size", size, f"spectrum_hop = {hop} plus an even number, itself even")
+            raise not_allowed("spectrum_size", size, f"spectrum_hop = {hop} plus an even number, itself even")
         for key in ("encoder_layers", "decoder_layers"):
             layers = getattr(self, key)
-            if not isinstance(layers, list | tuple) or len(layers) != 2 or not all(_is_int(n, 0) for n in layers):
-                raise _not_allowed(key, layers, "two whole numbers, for example [2, 4]")
+            if (
+                not isinstance(layers, list | tuple)
+                or len(layers) != 2
+                or not all(is_whole(n) and n >= 0 for n in layers)
+            ):
+                raise not_allowed(key, layers, "two whole numbers, for example [2, 4]")
             object.__setattr__(self, key, tuple(layers))  # JSON has lists only
 
     @property
@@ -123,14 +125,7 @@ class SpectralConfig:
             WeightsError: an unknown key, or a value that is not allowed.
         """
         content = {key: value for key, value in values.items() if key != "kind"}
-        known = [field.name for field in fields(cls)]
-        for key in content:
-            if key not in known:
-                raise WeightsError(
-                    f"The codec's config has an unknown key '{key}'",
-                    why=f"known are: {', '.join(known)}",
-                    next_step="remove the key, or use the version of stage-cli that wrote the model",
-                )
+        check_keys(cls, content)
         return cls(**content)
 
     def _margin(self, fine_layers: int, coarse_layers: int) -> int:
@@ -138,12 +133,3 @@ class SpectralConfig:
         reach = self.kernel_size // 2
         fine = fine_layers * reach + -(-self.spectrum_size // self.spectrum_hop)
         return coarse_layers * reach + -(-fine // self.spectra_per_frame) + 2
-
-
-def _is_int(value: object, smallest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
-
-
-def _not_allowed(key: str, value: object, allowed: str) -> WeightsError:
-    shown = list(value) if isinstance(value, tuple) else value
-    return WeightsError(f"The codec's config has {key} = {shown!r}", why=f"allowed: {allowed}")
