@@ -25,7 +25,7 @@ from stage_cli.errors import Cancelled
 K, CODES, WINDOW = 4, 32, 12
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["STAGE", "plain"])
+@pytest.fixture(scope="module", params=["STAGE", "restart", "plain"])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
     config = LanguageModelConfig(
         codebooks=K,
@@ -35,7 +35,8 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
         heads=4,
         feed_forward=128,
         text_dimension=16,
-        separator=request.param,
+        separator=request.param != "plain",
+        positions="restart" if request.param == "restart" else "absolute",
     )
     model = LanguageModel(config).eval()
     randomise(model, seed=3)

@@ -5,12 +5,15 @@ Two codebooks of three codes: pad 3, separator 4. `·` in the comments is a pad.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.prefix import Layout, attended_steps, delayed_sequence, join, positions
+from stage_cli.errors import WeightsError
 
 STAGE = LanguageModelConfig(
     codebooks=2, codebook_size=3, dimension=4, layers=1, heads=1, feed_forward=4, text_dimension=None
@@ -61,6 +64,21 @@ def test_positions_count_from_the_first_attended_step() -> None:
         [0, 0, 0, 0, 0, 1, 2, 3],
     ])  # fmt: skip
     assert torch.equal(places, expected)
+
+
+def test_positions_that_restart_at_the_separator() -> None:
+    # The step that predicts the target's first frame (the separator's, 4) stands where the context's first frame does.
+    _, _, places = delayed_sequence(CONTEXTS, TARGETS, replace(STAGE, positions="restart"))
+    expected = torch.tensor([
+        [0, 0, 1, 2, 0, 1, 2, 3],
+        [0, 0, 0, 0, 0, 1, 2, 3],
+        [0, 0, 0, 0, 0, 1, 2, 3],
+    ])  # fmt: skip
+    assert torch.equal(places, expected)
+    with pytest.raises(WeightsError, match=r"lm\.positions = 'restart'"):
+        replace(PLAIN, positions="restart")
+    with pytest.raises(WeightsError, match=r"lm\.positions = 'rotary'"):
+        replace(STAGE, positions="rotary")
 
 
 def test_one_valid_token_is_enough() -> None:

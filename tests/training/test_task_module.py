@@ -30,7 +30,12 @@ LENGTHS = (7, 3, 0, 7)
 
 
 def make_module(
-    *, text: bool = True, separator: bool = True, weights: Sequence[float] = EVEN, seed: int = 0
+    *,
+    text: bool = True,
+    separator: bool = True,
+    weights: Sequence[float] = EVEN,
+    seed: int = 0,
+    positions: str = "absolute",
 ) -> StemModule:
     config = LanguageModelConfig(
         codebooks=K,
@@ -41,6 +46,7 @@ def make_module(
         feed_forward=96,
         text_dimension=TEXT if text else None,
         separator=separator,
+        positions=positions,
     )
     module = StemModule(LanguageModel(config), nn.Linear(TEXT, 64) if text else None, weights)
     randomise(module.lm, seed)
@@ -139,11 +145,12 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
     return [sum(values) / len(values) for values in losses]
 
 
+@pytest.mark.parametrize("positions", ["absolute", "restart"])
 @pytest.mark.parametrize("text", [False, True], ids=["no text", "text"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (5,), (1, 9, 2)], ids=str)
 @torch.no_grad()
-def test_the_loss_is_that_of_the_masked_sequence(lengths: tuple[int, ...], text: bool) -> None:
-    module = make_module(text=text)
+def test_the_loss_is_that_of_the_masked_sequence(lengths: tuple[int, ...], text: bool, positions: str) -> None:
+    module = make_module(text=text, positions=positions)
     batch = make_batch(lengths, text=text)
     outputs = module(batch)
     expected = torch.tensor(slow_losses(module, batch))

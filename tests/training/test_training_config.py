@@ -84,7 +84,9 @@ def test_the_published_recipes(stem):
 
 
 def test_the_recipes_load_and_explain_each_key():
-    assert recipes() == ("bass", "drums", "lora", "tiny", "tiny-codec")
+    assert recipes() == (
+        "bass", "bundled-bass", "bundled-codec", "bundled-drums", "drums", "lora", "tiny", "tiny-codec",
+    )  # fmt: skip
     folder = ROOT / "stage_cli" / "core" / "training" / "recipes"
     for name in recipes():
         load_config(name, ["data.root=songs"])
@@ -335,8 +337,8 @@ def test_everything_is_written_and_read_again(tmp_path):
     run = RunConfig(hard, 2**40, "cuda:1", "float16", True, "fsdp", True)
     model = ModelConfig(hard, "", None, hard, 600, True, hard)
     data = DataConfig(
-        (hard, "b"), "any", "mix", 20.5, (1, 20.25), 0.5, 0.1, (0.5, 2), 0.0, 7, 0.0, 0, 9, "file", 3, 0.25, hard, 4,
-        (hard, ""),
+        (hard, "b"), "any", "mix", 20.5, (1, 20.25), 0.5, 0.1, (0.5, 2), 0.0, 7, 0.0, 0.75, 0.25, 0, 9, "file", 3, 0.25,
+        hard, 4, (hard, ""),
     )  # fmt: skip
     loading = DataLoading("cache", 7, 3)
     train = TrainConfig(

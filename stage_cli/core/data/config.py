@@ -30,7 +30,7 @@ class DataConfig:
     Attributes:
         root: folders of prepared songs, or of shards.
         stem: the target, or "any": each stem of a song in turn, named in the description.
-        context: "mix" of other stems, "metronome", or "both" (one or the other, half of the time each).
+        context: "mix" of other stems, "metronome", or "both" (one or the other).
         chunk_seconds: length of the target.
         context_seconds: shortest and longest context that a cut leaves; it starts where the target starts.
         uncut_probability: of a context as long as the target.
@@ -39,6 +39,8 @@ class DataConfig:
         speed_probability: of changing the speed.
         pitch: most semitones up or down; whole numbers are drawn.
         pitch_probability: of changing the pitch.
+        metronome_share: of "both".
+        effects_probability: of a mix context going through effects of recordings (`data/effects.py`).
         genres: most genres in a description; 0 leaves them out.
         moods: likewise.
         split: how validation songs are chosen: "last" by name, as published; "fraction"; "file"; "none".
@@ -63,6 +65,8 @@ class DataConfig:
     speed_probability: float = 0.5
     pitch: int = 4
     pitch_probability: float = 0.5
+    metronome_share: float = 0.5
+    effects_probability: float = 0.0
     genres: int = 3
     moods: int = 3
     split: str = "last"
@@ -85,6 +89,8 @@ class DataConfig:
         _check_number("speed_probability", self.speed_probability, 0, 1)
         _check_number("pitch", self.pitch, 0, _WIDEST_PITCH, whole=True)
         _check_number("pitch_probability", self.pitch_probability, 0, 1)
+        _check_number("metronome_share", self.metronome_share, 0, 1)
+        _check_number("effects_probability", self.effects_probability, 0, 1)
         _check_number("genres", self.genres, 0, 100, whole=True)
         _check_number("moods", self.moods, 0, 100, whole=True)
         _check_choice("split", self.split, SPLITS)
@@ -102,8 +108,8 @@ class DataConfig:
         return self.speed_probability > 0 or (self.pitch_probability > 0 and self.pitch > 0)
 
     def without_augmentation(self) -> DataConfig:
-        """Return the same with speed and pitch left as they are, for validation."""
-        return replace(self, speed_probability=0.0, pitch_probability=0.0)
+        """Return the same with speed, pitch and sound left as they are, for validation."""
+        return replace(self, speed_probability=0.0, pitch_probability=0.0, effects_probability=0.0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataConfig:

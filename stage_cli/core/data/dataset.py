@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,10 +11,14 @@ from torch.utils.data import Dataset
 
 from stage_cli.core.data.augment import draw_augmentation
 from stage_cli.core.data.config import DataConfig
+from stage_cli.core.data.effects import record
 from stage_cli.core.data.index import eligible_songs, find_songs, targets
 from stage_cli.core.data.indexed_song import IndexedSong
 from stage_cli.core.data.item import Item, ItemDraw
 from stage_cli.errors import UsageError
+
+# Streams 0 to 2 of (seed, epoch, index) draw the item, stream 3 its dropouts in the training.
+_EFFECTS_STREAM = (4,)
 
 
 class StemDataset(Dataset[Item]):
@@ -91,4 +96,10 @@ class StemDataset(Dataset[Item]):
         streams = np.random.SeedSequence((self.seed, self.epoch, index)).spawn(3)
         position, choice, change = (np.random.default_rng(stream) for stream in streams)
         draw = ItemDraw(self.config, self.sample_rate, self.songs[number], stem, draw_augmentation(self.config, change))
-        return draw.item(position, choice, index)
+        item = draw.item(position, choice, index)
+        if not self.config.effects_probability or item.context_kind != "mix":
+            return item
+        sound = np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch, index), spawn_key=_EFFECTS_STREAM))
+        if sound.random() >= self.config.effects_probability:
+            return item
+        return replace(item, context=record(item.context, self.sample_rate, sound))

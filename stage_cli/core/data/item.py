@@ -133,8 +133,8 @@ class ItemDraw:
     def _choose_context(self, rng: np.random.Generator) -> None:
         """Draw the kind and the length of the context."""
         kinds = list(context_kinds(self.song, self.stem, self.config))
-        first = int(rng.random() * len(kinds))
-        self.kinds = kinds[first:] + kinds[:first]  # the others, should no chunk of the song suit the first
+        # The other kind comes second, should no chunk of the song suit the first.
+        self.kinds = kinds if rng.random() < 1 - self.config.metronome_share else kinds[::-1]
         shortest, longest = (round(seconds * self.sample_rate) for seconds in self.config.context_seconds)
         is_uncut, cut = rng.random() < self.config.uncut_probability, int(rng.integers(shortest, longest + 1))
         self.context_frames = self.frames if is_uncut else max(1, min(cut, self.frames))

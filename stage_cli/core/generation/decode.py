@@ -56,6 +56,8 @@ def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int,
     cache = KVCache.allocate(lm.config, context.shape[0], layout.steps, dtype=lm.cache_dtype, device=context.device)
     if text is not None:
         lm.attach_text(cache, text)
+    if lm.config.restarts:
+        cache.restart = layout.shared_steps - layout.first_step  # where the separator will stand in the cache
     shared = delay(context, lm.config.pad)[:, :, layout.first_step : layout.shared_steps]
     if shared.shape[2]:
         lm.advance(shared, [cache])

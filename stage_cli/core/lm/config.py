@@ -8,6 +8,8 @@ from typing import Any
 
 from stage_cli.errors import WeightsError
 
+POSITIONS: tuple[str, ...] = ("absolute", "restart")
+
 
 @dataclass(frozen=True)
 class LanguageModelConfig:
@@ -23,6 +25,8 @@ class LanguageModelConfig:
         text_dimension: width of the text encoder's vectors, or None for a model without cross-attention.
         separator: True for STAGE (a separator column between context and target, pads masked), False for plain
             MusicGen (the context is simply what came before).
+        positions: "absolute", as published, or "restart": they begin again at the separator, so that a frame of the
+            target and the frame of the context that sounds with it have one position. Not for imported weights.
     """
 
     codebooks: int = 4
@@ -33,6 +37,7 @@ class LanguageModelConfig:
     feed_forward: int = 4096
     text_dimension: int | None = 768
     separator: bool = True
+    positions: str = "absolute"
 
     def __post_init__(self) -> None:
         for name in ("codebooks", "codebook_size", "dimension", "layers", "heads", "feed_forward"):
@@ -48,11 +53,21 @@ class LanguageModelConfig:
             raise WeightsError(
                 f"lm.separator = {self.separator!r} in the model's config", why="it must be true or false"
             )
+        if self.positions not in POSITIONS or (self.restarts and not self.separator):
+            raise WeightsError(
+                f"lm.positions = {self.positions!r} in the model's config",
+                why='it must be "absolute", or "restart" for a model with a separator',
+            )
         if self.dimension % self.heads or self.dimension % 2:
             raise WeightsError(
                 f"lm.dimension = {self.dimension} with lm.heads = {self.heads} in the model's config",
                 why="the dimension must be even and a multiple of the heads",
             )
+
+    @property
+    def restarts(self) -> bool:
+        """Whether positions begin again at the separator."""
+        return self.positions == "restart"
 
     @property
     def pad(self) -> int:

@@ -24,7 +24,8 @@ class KVCache:
     Attributes:
         keys: `[layers, rows, heads, capacity, D / heads]`.
         values: like keys.
-        length: steps seen so far; also the position of the next step.
+        length: steps seen so far.
+        restart: the step from which positions count from 0 again; 0 is nowhere.
         text: for each layer the keys and values `[rows, heads, L, D / heads]` of the text, or empty: no text.
     """
 
@@ -32,6 +33,7 @@ class KVCache:
     values: Tensor
     length: int = 0
     text: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    restart: int = 0
 
     @classmethod
     def allocate(
@@ -69,6 +71,11 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def positions(self, steps: int) -> Tensor:
+        """Positions `[steps]` of the next steps."""
+        places = torch.arange(self.length, self.length + steps, device=self.keys.device)
+        return torch.where(places >= self.restart, places - self.restart, places) if self.restart else places
+
     def advance(self, steps: int) -> None:
         """Count the steps that every layer has appended."""
         self.length += steps
@@ -82,4 +89,5 @@ class KVCache:
             self.values.repeat_interleave(times, dim=1),
             self.length,
             [(k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0)) for k, v in self.text],
+            self.restart,
         )

@@ -105,10 +105,17 @@ def attended_steps(delayed: Tensor, context_frames: int, config: LanguageModelCo
     return (~invalid).any(dim=1)
 
 
-def positions(attended: Tensor) -> Tensor:
-    """Positions `[B, S]` that count from the first attended step of each row; masked steps before it get 0."""
+def positions(attended: Tensor, restart: int | None = None) -> Tensor:
+    """Positions `[B, S]` that count from the first attended step of each row; masked steps before it get 0.
+
+    Args:
+        attended: `[B, S]`.
+        restart: the step from which they count from 0 once more; None is nowhere.
+    """
     first = attended.int().argmax(dim=1, keepdim=True)
-    return (torch.arange(attended.shape[1], device=attended.device)[None, :] - first).clamp(min=0)
+    steps = torch.arange(attended.shape[1], device=attended.device)[None, :]
+    counted = (steps - first).clamp(min=0)
+    return counted if restart is None else torch.where(steps >= restart, steps - restart, counted)
 
 
 def delayed_sequence(context: Tensor, target: Tensor, config: LanguageModelConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,4 +131,6 @@ def delayed_sequence(context: Tensor, target: Tensor, config: LanguageModelConfi
     """
     delayed = delay(join(context, target, config), config.pad)
     attended = attended_steps(delayed, context.shape[2], config)
-    return delayed, attended, positions(attended)
+    # The separator's first step predicts the target's first frame: it gets the position of the context's first frame.
+    restart = context.shape[2] + 1 if config.restarts else None
+    return delayed, attended, positions(attended, restart)

@@ -248,9 +248,7 @@ class LanguageModel(nn.Module):
         """
         s = tokens.shape[2]
         rows = [cache.rows for cache in caches]
-        positions = torch.cat([
-            (torch.arange(s, device=tokens.device) + cache.length).expand(cache.rows, s) for cache in caches
-        ])  # fmt: skip
+        positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
         x = self.embed(tokens, positions)
         for index, layer in enumerate(self._layers()):
             parts = zip(caches, *(part.split(rows) for part in layer.project(x)), strict=True)

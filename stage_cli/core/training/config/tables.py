@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from stage_cli.core.codec.config import CodecConfig
 from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.training.config.checks import check, check_switch, check_whole, contradiction, shown
+from stage_cli.core.lm.config import POSITIONS, LanguageModelConfig
+from stage_cli.core.training.config.checks import check, check_choice, check_switch, check_whole, contradiction, shown
 from stage_cli.core.training.config.codec import CodecTrainConfig, read_shape
 from stage_cli.core.training.config.model import ModelConfig
 from stage_cli.core.training.config.sections import DataLoading, LogConfig, LoraConfig, RunConfig, ValidateConfig
@@ -143,6 +143,7 @@ def _language_model(values: object) -> LanguageModelConfig:
     check_whole("model.lm.text_dimension", content.setdefault("text_dimension", 0), 0, 1_000_000)
     content["text_dimension"] = content["text_dimension"] or None
     check_switch("model.lm.separator", content.get("separator", True))
+    check_choice("model.lm.positions", content.get("positions", "absolute"), POSITIONS)
     dimension = content.get("dimension", LanguageModelConfig.dimension)
     heads = content.get("heads", LanguageModelConfig.heads)
     if dimension % heads or dimension % 2:

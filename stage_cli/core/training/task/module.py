@@ -2,8 +2,8 @@
 
 Rows of one batch have contexts of unequal lengths. What STAGE masks (step 0, left padding, dropped contexts) always
 lies before the first attended step of a row, so each row is moved to begin with that step. Shorter rows then end in
-padding, which a causal model never sees: there is no mask, positions are the same in all rows, and attention takes the
-fastest kernel. The outputs are those of the masked sequence (docs/model.md).
+padding, which a causal model never sees: there is no mask, positions are the same in all rows (unless they restart at
+the separator), and attention takes the fastest kernel. The outputs are those of the masked sequence (docs/model.md).
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class StemModule(nn.Module):
         """
         tokens, first_outputs = training_sequence(batch, self.lm.config)
         positions = torch.arange(tokens.shape[2], device=tokens.device)[None]
+        if self.lm.config.restarts:
+            # What predicts the target's first frame is the separator's first step.
+            own, restart = positions.expand(len(batch), -1), first_outputs[:, None]
+            positions = torch.where(own >= restart, own - restart, own)
         text, text_mask = self._text(batch)
         x = self.lm.hidden(tokens, positions, text, text_mask=text_mask)
         outputs = first_outputs[:, None] + torch.arange(batch.target.shape[2], device=tokens.device)
