@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stage_cli.cli import console
-from stage_cli.cli.options import DeviceOption, JsonOption, OfflineOption, PrecisionOption
+from stage_cli.cli.options import (
+    DeviceOption,
+    GuidanceOption,
+    JsonOption,
+    OfflineOption,
+    PrecisionOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    chosen_sampling,
+)
 from stage_cli.core.data.config import CONTEXTS
 from stage_cli.core.evaluation.protocol.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
 from stage_cli.core.generation.config import GenerationConfig
@@ -68,12 +78,10 @@ def evaluate(
     cocola: Annotated[Path | None, typer.Option("--cocola", help="Checkpoint for the COCOLA score.")] = None,
     tracker: Annotated[str, typer.Option("--tracker", help=f"Of beats: {', '.join(TRACKERS)}.")] = TRACKERS[0],
     seed: Annotated[int, typer.Option("--seed", help="Fixes clips and stems.")] = _DRAW.seed,
-    guidance: Annotated[float, typer.Option("--guidance", help="How closely to follow; 1 is off.")] = _DRAW.guidance,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = (
-        _DRAW.temperature
-    ),
-    top_k: Annotated[int, typer.Option("--top-k", help="Tokens to draw from; 0 is all.")] = _DRAW.top_k,
-    top_p: Annotated[float, typer.Option("--top-p", help="Probability to draw from; 1 is all.")] = _DRAW.top_p,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -86,6 +94,7 @@ def evaluate(
     """
     if out is None:
         raise UsageError("--out is missing", next_step="name a folder for the report: --out report")
+    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     kind, folder = _context(context, has_data=bool(data))
     config = EvaluationConfig(
         out=out,
@@ -108,7 +117,8 @@ def evaluate(
         kad_compatible=kad_compat,
         cocola=cocola,
         tracker=tracker,
-        generation=GenerationConfig(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
+        generation=GenerationConfig(seed=seed, **drawn),
+        chosen=tuple(drawn),
         device=device,
         precision=precision,
         offline=offline,

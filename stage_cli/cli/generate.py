@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stage_cli.cli import console
-from stage_cli.cli.options import DeviceOption, JsonOption, OfflineOption, PrecisionOption
+from stage_cli.cli.options import (
+    DeviceOption,
+    GuidanceOption,
+    JsonOption,
+    OfflineOption,
+    PrecisionOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    chosen_sampling,
+)
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import StageError, UsageError
 
@@ -31,7 +41,7 @@ def generate(
     stem: Annotated[str, typer.Option("--stem", "-s", help="Stem to write: drums, bass, guitar, piano, …")] = "",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`."),
+        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`; the bundled one."),
     ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help='Text, such as "Genre: Rock. Mood: happy."')
@@ -56,15 +66,10 @@ def generate(
         float | None,
         typer.Option("--offset", help="With --bpm: seconds of the first beat."),
     ] = None,
-    guidance: Annotated[
-        float,
-        typer.Option("--guidance", help="How closely to follow; 1 is off."),
-    ] = _DEFAULTS.guidance,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0 takes the likeliest token.")
-    ] = _DEFAULTS.temperature,
-    top_k: Annotated[int, typer.Option("--top-k", help="Tokens to draw from; 0 is all.")] = _DEFAULTS.top_k,
-    top_p: Annotated[float, typer.Option("--top-p", help="Probability to draw from; 1 is all.")] = _DEFAULTS.top_p,
+    guidance: GuidanceOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -74,16 +79,10 @@ def generate(
 ) -> None:
     """Write a stem that fits a mix, or a tempo, on the beat and exactly as long.
 
-    stage generate --context mix.wav --stem drums --model stage-drums
+    stage generate --context mix.wav --stem drums
     """
-    config = GenerationConfig(
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-        variations=variations,
-    )
+    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    config = GenerationConfig(seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations, **drawn)
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
     from stage_cli.core.stems import parse_stem
@@ -108,7 +107,9 @@ def generate(
     model_name = _require_model(model, template.stem)
     requests, failures = _readable(requests, json=json)
     if requests:
-        failures += _accompany(requests, config, model_name, device, precision, offline=offline, json=json)
+        failures += _accompany(
+            requests, config, tuple(drawn), model_name, device, precision, offline=offline, json=json
+        )
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
 
@@ -149,18 +150,21 @@ def _contexts(
 
 
 def _require_model(name: str | None, stem: str) -> str:
-    """Return the model's name, or explain how to get one."""
+    """Return the model's name, or the bundled one's of that stem, or explain how to get one."""
     if name:
         return name
+    from stage_cli.core.weights.bundled import bundled_name, bundled_stems
     from stage_cli.core.weights.catalog import local_models
 
+    if (bundled := bundled_name(stem)) is not None:
+        return bundled
     own = [path.name for path in local_models()]
-    here = f"; here are: {', '.join(own)} (use --model {own[0]})" if own else ""
+    here = f"; your own are: {', '.join(own)} (use --model {own[0]})" if own else ""
     raise UsageError(
-        "There is no model yet: --model is missing",
-        why=f"no model is bundled with this version{here}",
-        next_step=f"import a STAGE checkpoint (stage models import stage-{stem}.safetensors --stem {stem}) or pull a "
-        "plain MusicGen (stage models pull musicgen-small), then give --model; see docs/models.md",
+        f"No model for {stem} comes with stage-cli: --model is missing",
+        why=f"bundled are models for: {', '.join(bundled_stems()) or 'no stem'}{here}",
+        next_step=f"import a STAGE checkpoint (stage models import stage-{stem}.safetensors --stem {stem}) or train "
+        "one (docs/train.md), then give --model; see docs/models.md",
     )
 
 
@@ -186,6 +190,7 @@ def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], li
 def _accompany(
     requests: list[Request],
     config: GenerationConfig,
+    chosen: tuple[str, ...],
     model_name: str,
     device: str,
     precision: str,
@@ -196,12 +201,18 @@ def _accompany(
     with console.spinner(f"Loading {model_name} …", quiet=json):
         from stage_cli.core.accompaniment.accompany import accompany, check_stem
         from stage_cli.core.model import StageModel
+        from stage_cli.core.weights.bundled import bundled_directory
 
         model = StageModel.from_pretrained(model_name, device=device, precision=precision, offline=offline)
         check_stem(model, requests[0].stem)
+        config = config.for_model(model.config.sampling, chosen)
     if not json:
         runtime = model.runtime
         console.print_note(f"Model: {model_name} on {runtime.device} in {runtime.precision}. Seed: {config.seed}.")
+        if bundled_directory(model_name) is not None:
+            console.print_note(
+                "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
+            )
     failures: list[StageError] = []
     rows = []
     for request in requests:

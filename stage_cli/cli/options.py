@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from stage_cli.core.generation.config import GenerationConfig
+
+_DRAW = GenerationConfig()
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[
@@ -13,3 +17,24 @@ PrecisionOption = Annotated[
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only files that are already on this machine.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result on stdout.")]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option("--guidance", help=f"How closely to follow; 1 is off. The model's own, or {_DRAW.guidance:g}."),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option("--temperature", help=f"0 takes the likeliest token. The model's own, or {_DRAW.temperature:g}."),
+]
+TopKOption = Annotated[
+    int | None,
+    typer.Option("--top-k", help=f"Tokens to draw from; 0 is all. The model's own, or {_DRAW.top_k}."),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", help=f"Probability to draw from; 1 is all. The model's own, or {_DRAW.top_p:g}."),
+]
+
+
+def chosen_sampling(**options: float | None) -> dict[str, Any]:
+    """Return the options that were given: they go before the model's own defaults."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -32,6 +32,8 @@ class StageConfig:
         window_seconds: longest context, and longest target, that the model was trained with.
         licence: of the weights, as their authors state it.
         base: where the weights come from.
+        sampling: what the model is drawn with by default, of `guidance`, `temperature`, `top_k` and `top_p`; what is
+            left out is `GenerationConfig`'s.
     """
 
     codec: AnyCodecConfig = field(default_factory=CodecConfig)
@@ -41,6 +43,7 @@ class StageConfig:
     window_seconds: float = 10.0
     licence: str = "unknown"
     base: str | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.codec.codebooks, self.codec.codebook_size) != (self.lm.codebooks, self.lm.codebook_size):
@@ -60,11 +63,21 @@ class StageConfig:
                 f"window_seconds = {self.window_seconds!r} in the model's config",
                 why="it must hold at least two frames",
             )
+        self._check_sampling()
         if self.stem is not None:
             try:
                 object.__setattr__(self, "stem", parse_stem(self.stem))
             except UsageError as error:
                 raise WeightsError(f"stem = {self.stem!r} in the model's config", why=error.why) from None
+
+    def _check_sampling(self) -> None:
+        """Look at the types only: which settings there are, and their limits, are the sampling's matter."""
+        allowed = isinstance(self.sampling, Mapping) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            for value in self.sampling.values()
+        )
+        if not allowed:
+            raise WeightsError(f"sampling = {self.sampling!r} in the model's config", why="it must hold numbers")
 
     @property
     def window_frames(self) -> int:
@@ -86,6 +99,7 @@ class StageConfig:
             "text_encoder": self.text_encoder,
             "licence": self.licence,
             "base": self.base,
+            **({"sampling": dict(self.sampling)} if self.sampling else {}),
             "lm": self.lm.to_dict(),
             "codec": self.codec.to_dict(),
         }

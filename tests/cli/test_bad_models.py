@@ -30,18 +30,18 @@ def generate_with(refused: Refused, write_music: Write) -> Refused:
 
 def test_no_model(refused: Refused, write_music: Write) -> None:
     match = (
-        "--model is missing.*no model is bundled.*"
-        "stage models import stage-bass.safetensors --stem bass.*stage models pull musicgen-small"
+        "No model for guitar comes with stage-cli: --model is missing.*bundled are models for: .*"
+        r"stage models import stage-guitar.safetensors --stem guitar\) or train one \(docs/train.md\)"
     )
     for options in ((), ("--model", "")):
-        refused("generate", write_music(), "--stem", "bass", *options, code=2, match=match)
+        refused("generate", write_music(), "--stem", "guitar", *options, code=2, match=match)
 
 
 def test_no_model_but_own_ones(refused: Refused, write_music: Write, change_model: ChangeModel) -> None:
     for name in ("my-drums", "my-bass"):
         change_model(f"own-models/{name}")
-    match = r"--model is missing.*here are: my-bass, my-drums \(use --model my-bass\)"
-    refused("generate", write_music(), "--stem", "drums", code=2, match=match)
+    match = r"--model is missing.*your own are: my-bass, my-drums \(use --model my-bass\)"
+    refused("generate", write_music(), "--stem", "guitar", code=2, match=match)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ def test_a_report(evaluate: Stage, tmp_path: Path) -> None:
     assert "Report: report/report.html" in outcome.stderr
     report = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
     assert (report["schema_version"], report["stem"], report["seed"]) == (1, "drums", 0)
-    assert report["settings"]["guidance"] == 3.0
+    assert report["settings"]["guidance"] == "the model's own"
+    tiny = next(system for system in report["systems"] if system["title"] == "tiny")
+    drawn = {"guidance": 3.0, "temperature": 1.0, "top_k": 250, "top_p": 1.0}
+    assert drawn.items() <= tiny["model"].items()
     assert report["settings"]["data"] == ["songs"]
     assert report["hardware"]["device"] == "cpu"
     assert str(tmp_path) not in json.dumps({key: report[key] for key in ("settings", "systems")})

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 
-from stage_cli.errors import UsageError
+from stage_cli.errors import UsageError, WeightsError
+
+SAMPLING: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p")
+"""What a model may have its own defaults of."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,30 @@ class GenerationConfig:
         _within("--seed", self.seed, 0, 2**62)
         _within("--variations", self.variations, 1, 64)
         _within("advance", self.advance, 0, 1, above=True)
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """How tokens are drawn, but for the seed."""
+        return {name: value for name, value in asdict(self).items() if name in SAMPLING}
+
+    def for_model(self, sampling: Mapping[str, float], chosen: Collection[str]) -> GenerationConfig:
+        """Return the same with a model's own defaults, but for what the user chose.
+
+        Args:
+            sampling: the model's (`StageConfig.sampling`).
+            chosen: names of the fields to keep.
+
+        Raises:
+            WeightsError: the model names a setting that there is not.
+            UsageError: the model's value is not possible.
+        """
+        if unknown := sorted(sampling.keys() - set(SAMPLING)):
+            raise WeightsError(
+                f"Unknown key sampling.{unknown[0]} in the model's config",
+                why=f"known are: {', '.join(SAMPLING)}",
+                next_step="update stage-cli",
+            )
+        return replace(self, **{name: value for name, value in sampling.items() if name not in chosen})
 
 
 def _within(option: str, value: float, low: float, high: float, *, above: bool = False) -> None:

@@ -21,6 +21,7 @@ from stage_cli.core.weights.codec_config import CODEC_TYPE, read_codec_config
 from stage_cli.core.weights.codec_formats import codec_config, codec_recipes, find_codec, is_codec_training_state
 from stage_cli.core.weights.formats import FORMATS, TRANSFORMERS, Format, find_format
 from stage_cli.core.weights.hub import HUB_ID, fetch_model
+from stage_cli.core.weights.own_config import read_own_config, shared_codec
 from stage_cli.core.weights.plan import Plan, Source
 from stage_cli.core.weights.recipes import same
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
@@ -71,7 +72,7 @@ def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
     if (directory / CONFIG_FILE).exists():
         values = read_config(directory / CONFIG_FILE)
         if values.get("model_type") == MODEL_TYPE:
-            return _plan_own(directory, StageConfig.from_dict(values))
+            return _plan_own(directory, values)
         if values.get("model_type") == "musicgen":
             return _plan_transformers(directory, values)
         if values.get("model_type") == ADAPTER_TYPE:
@@ -168,18 +169,28 @@ def codec_of_directory(directory: Path, *, offline: bool = False) -> CodecPart |
 
 
 def _safetensors_codec(directory: Path) -> CodecPart | None:
-    file = open_checkpoint(weights_file(directory))
     values = read_config(directory / CONFIG_FILE) if (directory / CONFIG_FILE).exists() else {}
+    if values.get("model_type") == MODEL_TYPE and (shared := shared_codec(directory, values)) is not None:
+        return _shared_codec_part(shared)
+    file = open_checkpoint(weights_file(directory))
     if values.get("model_type") == CODEC_TYPE:
         config = read_codec_config(values)
         return CodecPart(config, Source(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False))
     if values.get("model_type") == MODEL_TYPE:
-        plan = _plan_own(directory, StageConfig.from_dict(values))
+        plan = _plan_own(directory, values)
         recipes = {name: recipe for name, recipe in plan.sources[0].recipes.items() if name.startswith("codec.")}
         return CodecPart(plan.config.codec, Source(file, recipes, lambda name: not name.startswith("codec.")))
     rate = (_section(values, "audio_encoder") or values).get("sampling_rate", 32000)
     prefix = TRANSFORMERS.codec_prefix if find_codec(file.shapes, TRANSFORMERS.codec_prefix) else ""
     return find_codec_part(file, prefix, sample_rate=rate)
+
+
+def _shared_codec_part(directory: Path) -> CodecPart:
+    """The codec of a directory of its own, which models beside it share."""
+    part = _safetensors_codec(directory) if weights_file(directory).exists() else None
+    if part is None:
+        raise WeightsError(f"{directory} holds no codec, and a model beside it needs one")
+    return part
 
 
 def _audiocraft_codec(directory: Path, *, offline: bool) -> CodecPart | None:
@@ -218,9 +229,13 @@ def own_shapes(config: StageConfig) -> dict[str, Shape]:
     }
 
 
-def _plan_own(directory: Path, config: StageConfig) -> Plan:
-    recipes = {name: same(name) for name in own_shapes(config)}
-    return Plan(config, (Source(open_checkpoint(weights_file(directory)), recipes, lambda _: False),))
+def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
+    config = read_own_config(directory, values)
+    shared = shared_codec(directory, values)
+    file = open_checkpoint(weights_file(directory))
+    names = [name for name in own_shapes(config) if shared is None or not name.startswith("codec.")]
+    own = Source(file, {name: same(name) for name in names}, lambda _: False)
+    return Plan(config, (own,) if shared is None else (own, _shared_codec_part(shared).source))
 
 
 def _plan_transformers(directory: Path, values: Mapping[str, Any]) -> Plan:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+from stage_cli.core.weights.bundled import BUNDLED_PREFIX, bundled_directory, bundled_stems
 from stage_cli.core.weights.catalog import CATALOG, local_models, models_folder
 from stage_cli.core.weights.shards import shard_names
 from stage_cli.errors import HubError, UsageError
@@ -49,8 +50,8 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
     """Find the local directory of a model, fetching it if needed.
 
     Args:
-        name: a directory, of a model or of a training run; a name in the model list or the models folder; or
-            `org/name[@revision]` on the Hub.
+        name: a directory, of a model or of a training run; a bundled model's name; a name in the model list or the
+            models folder; or `org/name[@revision]` on the Hub.
         offline: use only what is already here.
         network: it is not a model that writes stems, but a network that evaluates them.
 
@@ -70,6 +71,8 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
         )
     if (own := models_folder() / name).is_dir() and "/" not in name:
         return _model_of_run(own)
+    if (bundled := bundled_directory(name)) is not None:
+        return bundled
     match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
@@ -97,7 +100,8 @@ def _model_of_run(directory: Path) -> Path:
 
 def unknown_model(name: str) -> UsageError:
     """Make the error for a name that is no directory, no entry of the model list and no Hub id."""
-    known = [entry.name for entry in CATALOG] + [model.name for model in local_models()]
+    known = [f"{BUNDLED_PREFIX}{stem}" for stem in bundled_stems()] + [entry.name for entry in CATALOG]
+    known += [model.name for model in local_models()]
     close = get_close_matches(name, known, n=1)
     return UsageError(
         f"There is no model '{name}'",

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
+from stage_cli.core.weights.bundled import ASSETS, BUNDLED_PREFIX, bundled_stems
 from stage_cli.core.weights.catalog import CATALOG, CatalogEntry, local_models
 from stage_cli.core.weights.hub import HUB_ID, cached_model, hub_repository
+from stage_cli.core.weights.own_config import read_own_config
 from stage_cli.errors import StageError
+
+_BUNDLED = "comes with stage-cli: small, trained on synthetic songs"
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class ModelSummary:
 
 
 def list_models() -> list[ModelSummary]:
-    """List the user's own models, then those that can be fetched by name. Asks no network."""
-    return [_own(path) for path in local_models()] + [_published(entry) for entry in CATALOG]
+    """List the bundled models, the user's own, then those that can be fetched by name. Asks no network."""
+    bundled = [_own(ASSETS / stem, name=f"{BUNDLED_PREFIX}{stem}", note=_BUNDLED) for stem in bundled_stems()]
+    return bundled + [_own(path) for path in local_models()] + [_published(entry) for entry in CATALOG]
 
 
 def missing_offline(config: StageConfig, directory: Path) -> list[str]:
@@ -64,17 +69,17 @@ def adapter_size(directory: Path) -> float:
     return path.stat().st_size / 1e6 if path.exists() else 0.0
 
 
-def _own(path: Path) -> ModelSummary:
-    note = ""
+def _own(path: Path, *, name: str = "", note: str = "") -> ModelSummary:
+    name = name or path.name
     try:
         if (adapter := read_adapter_config(path)) is not None:
             config = adapter.model
             note = f"adapter of rank {adapter.rank}, {adapter_size(path):.1f} MB, for {adapter.base}"
         else:
-            config = StageConfig.from_dict(read_config(path / "config.json"))
+            config = read_own_config(path)
     except StageError as error:
-        return ModelSummary(path.name, None, 0.0, "unknown", path, f"cannot be used: {error.what}")
-    return ModelSummary(path.name, config.stem, config.lm.parameters / 1e6, config.licence, path, note)
+        return ModelSummary(name, None, 0.0, "unknown", path, f"cannot be used: {error.what}")
+    return ModelSummary(name, config.stem, config.lm.parameters / 1e6, config.licence, path, note)
 
 
 def _published(entry: CatalogEntry) -> ModelSummary:
@@ -88,4 +93,6 @@ def own_config(directory: Path) -> StageConfig | AdapterConfig | None:
     if not path.exists():
         return None
     values = read_config(path)
-    return StageConfig.from_dict(values) if values.get("model_type") == MODEL_TYPE else read_adapter_config(directory)
+    return (
+        read_own_config(directory, values) if values.get("model_type") == MODEL_TYPE else read_adapter_config(directory)
+    )

@@ -21,6 +21,9 @@ Shape = tuple[int, ...]
 # A mapped file counts as this process's memory page by page as it is read; it is mapped anew after this many bytes.
 REMAP_BYTES = 16 * 2**20
 
+# `lm.norm.weight` stored as int8 has its scales, one a row, in `lm.norm.weight.int8_scale`.
+SCALE_SUFFIX = ".int8_scale"
+
 
 class TensorFile(ABC):
     """A checkpoint file: `shapes` by name, and `read` for one tensor."""
@@ -35,6 +38,9 @@ class TensorFile(ABC):
 
 class SafetensorsFile(TensorFile):
     """One or several safetensors files read as one.
+
+    A tensor may be stored as int8 with a scale a row (`weights/packing.py`): it is read as what it stands for, and the
+    scales have no names of their own.
 
     Args:
         paths: the files; no name may occur in two of them.
@@ -55,9 +61,13 @@ class SafetensorsFile(TensorFile):
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 self._paths[name] = path
                 self.shapes[name] = tuple(file.get_slice(name).get_shape())
+        for name in [name for name in self.shapes if name.endswith(SCALE_SUFFIX)]:
+            rows = self.shapes.pop(name)
+            if self.shapes.get(name.removesuffix(SCALE_SUFFIX), ())[:-1] != rows:
+                raise _broken(self._paths[name], f"{name} is not a scale for each row of another tensor")
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor. What it returns is mapped, not copied: convert or copy it, then let go of it."""
+        """Read one tensor. What it returns may be mapped, not copied: convert or copy it, then let go of it."""
         path = self._paths[name]
         most = 4 * math.prod(self.shapes[name])  # fp32 is the widest that a checkpoint holds
         if path != self._open_path or self._mapped + most > REMAP_BYTES:
@@ -67,7 +77,9 @@ class SafetensorsFile(TensorFile):
         except SafetensorError as error:
             raise _broken(path, str(error)) from None
         self._mapped += tensor.numel() * tensor.element_size()
-        return tensor
+        if name + SCALE_SUFFIX not in self._paths:
+            return tensor
+        return tensor.float() * self._file.get_tensor(name + SCALE_SUFFIX).float()[..., None]
 
 
 class PickleFile(TensorFile):

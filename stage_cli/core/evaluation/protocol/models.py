@@ -22,9 +22,11 @@ from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
 from stage_cli.core.evaluation.protocol.systems import System, Take, true_stem
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel, memory_errors
+from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
 from stage_cli.core.weights.checkpoint import plan_directory
 from stage_cli.core.weights.hub import resolve
+from stage_cli.core.weights.own_config import shared_codec
 from stage_cli.errors import UsageError, WeightsError
 
 _WEIGHTS = (".json", ".safetensors", ".bin")
@@ -62,7 +64,8 @@ class ModelSystem(System):
         if config.descriptions and not found.takes_text:
             raise UsageError(f"{spec} takes no description", next_step="leave --descriptions out")
         self.weights = directory_content(directory)
-        self.content = digest_of(self.weights, config.precision, config.sampling, config.descriptions)
+        self._draw = config.generation_of(found.sampling)
+        self.content = digest_of(self.weights, config.precision, self._draw.sampling, config.descriptions)
         self.about = {
             "name": spec if resolve_is_name(spec) else Path(spec).name,
             "parameters": found.lm.parameters,
@@ -70,6 +73,7 @@ class ModelSystem(System):
             "window_seconds": found.window_seconds,
             "licence": found.licence,
             "base": found.base,
+            **self._draw.sampling,
             "content": self.weights[:16],
         }
         self._model: StageModel | None = None
@@ -101,7 +105,7 @@ class ModelSystem(System):
         model = self._model
         rate = model.config.codec.sample_rate
         context = resample(clip.context, clip.sample_rate, rate)
-        draw = dataclasses.replace(self._config.generation, seed=clip.plan.seed, variations=1)
+        draw = dataclasses.replace(self._draw, seed=clip.plan.seed, variations=1)
         begin_peak(model.runtime.device)
         began = time.perf_counter()
         with torch.inference_mode(), memory_errors(model.config, model.runtime):
@@ -177,14 +181,16 @@ def find_models(config: EvaluationConfig) -> list[tuple[str, Path]]:
 
 
 def directory_content(directory: Path) -> str:
-    """Return a hash of the weights and settings in a model's directory.
+    """Return a hash of the weights and settings in a model's directory, and in that of a codec which it shares.
 
     Raises:
         WeightsError: a file cannot be read.
     """
     whole = hashlib.sha256()
+    values = read_config(directory / "config.json") if (directory / "config.json").exists() else {}
+    shared = shared_codec(directory, values)
     try:
-        for path in sorted(directory.iterdir()):
+        for path in [*sorted(directory.iterdir()), *(sorted(shared.iterdir()) if shared is not None else ())]:
             if path.suffix in _WEIGHTS and path.is_file():
                 with path.open("rb") as file:
                     whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stage_cli.core.data.config import CONTEXTS, DataConfig
 from stage_cli.core.data.settings import BEAT_SOURCES
 from stage_cli.core.evaluation.embeddings.registry import EMBEDDINGS
-from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.config import SAMPLING, GenerationConfig
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError
 
@@ -52,6 +53,8 @@ class EvaluationConfig:
         cocola: checkpoint for the COCOLA score.
         tracker: of beats.
         generation: guidance, sampling, and the seed of everything that is drawn.
+        chosen: which of guidance, temperature, top_k and top_p hold for all models; each model's own default goes
+            before the others. None is all of them.
         device: as `stage generate --device`.
         precision: as `stage generate --precision`.
         offline: use only files that are on this machine.
@@ -83,6 +86,7 @@ class EvaluationConfig:
     cocola: Path | None = None
     tracker: str = TRACKERS[0]
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    chosen: tuple[str, ...] | None = None
     device: str = "auto"
     precision: str = "auto"
     offline: bool = False
@@ -156,9 +160,17 @@ class EvaluationConfig:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How models draw, but for the seed."""
-        drawn = asdict(self.generation)
-        return {name: drawn[name] for name in ("guidance", "temperature", "top_k", "top_p")}
+        """How models draw, but for the seed, as far as it is the same for all of them."""
+        drawn = self.generation.sampling
+        return {name: drawn[name] if self.is_chosen(name) else "the model's own" for name in drawn}
+
+    def is_chosen(self, name: str) -> bool:
+        """Whether a setting of the sampling holds for all models."""
+        return self.chosen is None or name in self.chosen
+
+    def generation_of(self, sampling: Mapping[str, float]) -> GenerationConfig:
+        """Return how a model with these defaults draws."""
+        return self.generation.for_model(sampling, [name for name in SAMPLING if self.is_chosen(name)])
 
     def _check_source(self) -> None:
         given = [

@@ -1,0 +1,79 @@
+"""Write a trained model small: int8 weights with a scale a row, and a codec that several models share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stage_cli.core.model_config import StageConfig
+from stage_cli.core.weights.codec_config import codec_config_values
+from stage_cli.core.weights.plan import Source
+from stage_cli.core.weights.saving import save_tensors
+from stage_cli.core.weights.tensors import SCALE_SUFFIX, check_finite
+from stage_cli.errors import WeightsError
+
+Packing = Literal["float16", "int8"]
+
+
+def pack_model(
+    directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing, codec: str
+) -> None:
+    """Write a model without its codec.
+
+    Args:
+        directory: to make.
+        config: the model's.
+        sources: of its tensors.
+        packing: how matrices are stored; vectors are always float16.
+        codec: the codec's directory as seen from the model's, such as "../codec".
+
+    Raises:
+        WeightsError: weights are broken, or it cannot be written.
+    """
+    tensors = (pair for source in sources for pair in source.tensors() if not pair[0].startswith("codec."))
+    save_tensors(directory, {**config.to_dict(), "codec": codec}, _packed(tensors, packing))
+
+
+def pack_codec(directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing) -> None:
+    """Write the codec of a model alone; its codebooks stay float16.
+
+    Raises:
+        WeightsError: weights are broken, or it cannot be written.
+    """
+    tensors = (pair for source in sources for pair in source.tensors() if pair[0].startswith("codec."))
+    values: Mapping[str, Any] = codec_config_values(config.codec, config.licence)
+    save_tensors(directory, values, _packed(tensors, packing))
+
+
+def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a tensor `[…, rows, columns]` to int8, each row by its own scale: its largest absolute value is 127.
+
+    Returns:
+        int8 like the tensor, and float16 scales `[…, rows]`: the tensor is about their product.
+    """
+    scale = (tensor.float().abs().amax(dim=-1) / 127).half()
+    # A row whose scale underflows is all zeros, nearly.
+    rounded = (tensor.float() / scale.float().clamp(min=1e-8)[..., None]).round().clamp(-127, 127)
+    return rounded.to(torch.int8), scale
+
+
+def _packed(tensors: Iterator[tuple[str, Tensor]], packing: Packing) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        check_finite(name, tensor)
+        is_matrix = tensor.ndim > 1 and not name.endswith("codebooks")
+        if packing == "int8" and is_matrix and tensor.is_floating_point():
+            rounded, scale = quantize_rows(tensor)
+            yield name, rounded
+            yield name + SCALE_SUFFIX, scale
+            continue
+        if not tensor.is_floating_point():
+            yield name, tensor
+            continue
+        half = tensor.half()
+        if not half.isfinite().all():
+            raise WeightsError(f"{name} does not fit float16", why="its numbers are too large")
+        yield name, half
