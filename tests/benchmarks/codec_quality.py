@@ -25,8 +25,8 @@ from stage_cli.core.data.audio_chunks import resample
 from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.indexed_song import IndexedSong
 from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.embeddings.codec import load_codec
 from stage_cli.core.training.codec.losses import mel_filters, spectra
+from stage_cli.core.weights.codecs import load_codec
 
 PIECE = 0.37  # seconds; no multiple of a frame
 

@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from stage_cli.core.evaluation.embeddings.clap import ClapEmbedding, cosine, text_score
-from stage_cli.core.evaluation.embeddings.codec import CodecEmbedding, load_codec
+from stage_cli.core.evaluation.embeddings.codec import CodecEmbedding
 from stage_cli.core.evaluation.embeddings.embedding import Embedding, pieces
 from stage_cli.core.evaluation.embeddings.mert import MertEmbedding
 from stage_cli.core.evaluation.embeddings.registry import EMBEDDINGS, load_embedding
 from stage_cli.core.evaluation.embeddings.spectra import mel_filters
 from stage_cli.core.evaluation.embeddings.vggish import VGGish, VggishEmbedding, log_mel_examples
 from stage_cli.core.model import StageModel
+from stage_cli.core.weights.codecs import load_codec
 from stage_cli.errors import HubError, UsageError, WeightsError
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from prepared_songs import write_song
 from stage_cli.core.codec.kinds import make_codec
 from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.data.config import DataConfig
+from stage_cli.core.training.codec.losses import spectral_losses
 from stage_cli.core.training.codec.module import CodecInputs, CodecModule
 from stage_cli.core.training.codec.task import CodecTask, draw_weights
 from stage_cli.core.training.config import (
@@ -29,6 +30,8 @@ from stage_cli.core.training.config import (
 )
 from stage_cli.core.training.run import train
 from stage_cli.core.weights.checkpoint import codec_of_directory
+from stage_cli.core.weights.codecs import load_codec
+from stage_cli.errors import UsageError
 
 SHAPE = SpectralConfig(
     sample_rate=8000, hop_length=320, spectrum_hop=80, spectrum_size=320, width=16, dimension=8, codebook_size=16
@@ -152,3 +155,30 @@ def test_a_run_is_resumed_and_its_codec_is_found(songs: Path, tmp_path: Path) ->
     card = (result.model / "README.md").read_text(encoding="utf-8")
     assert "Licence: MIT" in card
     assert str(songs.parent) not in card
+
+
+def test_a_codec_that_goes_on_changes_its_decoder_only(songs: Path, tmp_path: Path) -> None:
+    first = config_for(songs, tmp_path / "first")
+    train(first)
+    base = tmp_path / "first" / "model"
+    more = config_for(songs, tmp_path / "more", steps=3, checkpoint_every=2)
+    assert more.codec is not None
+    more = replace(more, codec=replace(more.codec, base=str(base), unquantized_steps=150, level_weight=5.0))
+    train(more)
+    before, after = load_codec(str(base)).state_dict(), load_codec(str(tmp_path / "more" / "model")).state_dict()
+    assert before.keys() == after.keys()
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    other = replace(more, codec=replace(more.codec, shape=replace(SHAPE, width=32)))
+    with pytest.raises(UsageError, match=r"codec\.base = .* contradicts the table \[codec\.shape\]"):
+        CodecTask(other)
+
+
+def test_the_level_loss_hears_energy_that_medians_miss() -> None:
+    noise = torch.randn(2, 24000, generator=torch.Generator().manual_seed(0)) / 8
+    other = torch.randn(2, 24000, generator=torch.Generator().manual_seed(1)) / 8
+    level = {gain: float(spectral_losses(other * 10 ** (gain / 20), noise, 24000)["level"]) for gain in (-1.6, 0, 1.6)}
+    # Another noise of the same level is the nearest; 1.6 dB are 0.16 of a logarithm of energies.
+    assert level[0] < level[-1.6] - 0.05
+    assert level[0] < level[1.6] - 0.05
+    assert spectral_losses(noise, noise, 24000)["level"] == 0

@@ -34,7 +34,8 @@ def load_embedding(
     name, _, source = spec.partition("=")
     sources = (source,) if source else ()
     if name == "codec":
-        from stage_cli.core.evaluation.embeddings.codec import CodecEmbedding, load_codec
+        from stage_cli.core.evaluation.embeddings.codec import CodecEmbedding
+        from stage_cli.core.weights.codecs import load_codec
 
         if source:
             return CodecEmbedding(load_codec(source, device=device, offline=offline))

@@ -14,7 +14,6 @@ import torch
 
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.audio_chunks import resample
-from stage_cli.core.evaluation.embeddings.codec import load_codec
 from stage_cli.core.evaluation.protocol.clips import Clip
 from stage_cli.core.evaluation.protocol.folder import digest_of
 from stage_cli.core.evaluation.protocol.memory import begin_peak, peak_memory
@@ -25,6 +24,7 @@ from stage_cli.core.model import StageModel, memory_errors
 from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
 from stage_cli.core.weights.checkpoint import plan_directory
+from stage_cli.core.weights.codecs import load_codec
 from stage_cli.core.weights.hub import resolve
 from stage_cli.core.weights.own_config import shared_codec
 from stage_cli.errors import UsageError, WeightsError

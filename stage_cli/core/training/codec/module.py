@@ -46,12 +46,17 @@ class CodecModule(nn.Module):
         """Reconstruct and compare.
 
         Returns:
-            "loss" with a gradient; detached "mel", "spectrum", "phase", "commitment", and "codes_used" `[K]`: how many
-            codes the batch used, in effect.
+            "loss" with a gradient; detached "mel", "spectrum", "phase", "level", "commitment", and "codes_used" `[K]`:
+            how many codes the batch used, in effect; 0 where the codebooks do not learn.
         """
         config, audio = self.settings, inputs.audio
         quantizing = not self.training or int(self.steps_seen) >= config.unquantized_steps
-        if quantizing:
+        if config.base:
+            with torch.no_grad():
+                vectors = self.codec.quantizer.decode(self.codec.quantizer.encode(self.codec.encoder(audio)))
+            made = self.codec.decoder(vectors)[..., : audio.shape[-1]]
+            commitment, used = audio.new_zeros(()), audio.new_zeros(self.codec.config.codebooks)
+        elif quantizing:
             made, quantized = self.codec(audio, generator=torch.Generator().manual_seed(inputs.seed))
             commitment, used = quantized.commitment_loss, quantized.perplexity
         else:
@@ -65,6 +70,7 @@ class CodecModule(nn.Module):
             config.mel_weight * losses["mel"]
             + config.spectrum_weight * losses["spectrum"]
             + config.phase_weight * losses["phase"]
+            + config.level_weight * losses["level"]
             + config.commitment_weight * commitment
         )
         logged = {**losses, "commitment": commitment, "codes_used": used}

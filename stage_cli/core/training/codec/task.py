@@ -23,7 +23,9 @@ from stage_cli.core.training.codec.module import CodecInputs, CodecModule
 from stage_cli.core.training.config.codec import CodecTrainConfig
 from stage_cli.core.training.config.training import TrainingConfig
 from stage_cli.core.training.engine.task import ParameterGroup
+from stage_cli.core.weights.codecs import load_codec
 from stage_cli.core.weights.saving import save_codec_directory
+from stage_cli.errors import UsageError
 
 # Crops with a lower peak teach nothing.
 _SILENCE = 1e-3
@@ -42,7 +44,8 @@ class CodecTask:
         config: of the run.
 
     Raises:
-        UsageError: there are no songs, or none for the validation.
+        UsageError: there are no songs, or none for the validation; or the base has other sizes.
+        WeightsError: the base holds no codec.
     """
 
     units: tuple[str, ...] = ("Block",)
@@ -58,11 +61,25 @@ class CodecTask:
         rate = self.settings.shape.sample_rate
         self.dataset = StemDataset(config.data, rate, config.run.seed, songs=split.training)
         self.validation_songs = split.validation
+        self.codec = self._new_codec() if not self.settings.base else self._base_codec()
+        self.module: nn.Module = CodecModule(self.codec, self.settings)
+
+    def _new_codec(self) -> Codec:
         codec = make_codec(self.settings.shape)
-        draw_weights(codec, config.run.seed)
+        draw_weights(codec, self.config.run.seed)
         codec.quantizer.start_training(CodebookTraining(decay=self.settings.codebook_decay))
-        self.codec = codec
-        self.module: nn.Module = CodecModule(codec, self.settings)
+        return codec
+
+    def _base_codec(self) -> Codec:
+        codec = load_codec(self.settings.base)
+        if codec.config != self.settings.shape:
+            raise UsageError(
+                f"codec.base = {self.settings.base!r} contradicts the table [codec.shape]",
+                why="a codec that goes on keeps its sizes",
+                next_step="give [codec.shape] the base's sizes",
+            )
+        codec.encoder.requires_grad_(False)
+        return codec
 
     @staticmethod
     def collate(items: Sequence[Item]) -> AudioBatch:

@@ -17,12 +17,15 @@ class CodecTrainConfig:
     """How a codec is trained: the `[codec]` table.
 
     Attributes:
+        base: a codec to go on from: its encoder and its codebooks stay as they are, and only the decoder learns, so
+            that models which were trained on it go on to work. "" starts from scratch.
         shape: the codec's sizes, the table `[codec.shape]`; its "kind" is "spectral" or "encodec".
         crop_seconds: contexts and targets of the data set are cut into crops of this length.
         unquantized_steps: forward passes before the quantizer joins.
         mel_weight: of the loss on mel spectra.
         spectrum_weight: of the loss on magnitudes.
         phase_weight: of the loss on compressed complex spectra.
+        level_weight: of the loss on the energy of mel bands over 0.1 s.
         commitment_weight: of the distance of latents from their codes.
         quietest_gain: dB; each crop is turned down by a random amount between this and 0.
         codebook_decay: of the codebooks' moving averages, a forward pass.
@@ -33,20 +36,23 @@ class CodecTrainConfig:
     """
 
     shape: AnyCodecConfig = field(default_factory=SpectralConfig)
+    base: str = ""
     crop_seconds: float = 1.6
     unquantized_steps: int = 150
     mel_weight: float = 10.0
     spectrum_weight: float = 1.0
     phase_weight: float = 1.0
+    level_weight: float = 0.0
     commitment_weight: float = 1.0
     quietest_gain: float = -12.0
     codebook_decay: float = 0.97
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
+        check_text("codec.base", self.base)
         check_number("codec.crop_seconds", self.crop_seconds, 0, 60, above=True)
         check_whole("codec.unquantized_steps", self.unquantized_steps, 0)
-        for key in ("mel_weight", "spectrum_weight", "phase_weight", "commitment_weight"):
+        for key in ("mel_weight", "spectrum_weight", "phase_weight", "level_weight", "commitment_weight"):
             check_number(f"codec.{key}", getattr(self, key), 0, 1e6)
         check_number("codec.quietest_gain", self.quietest_gain, -60, 0)
         check_number("codec.codebook_decay", self.codebook_decay, 0, 1, below=True)

@@ -95,7 +95,7 @@ class TrainingConfig:
             if present:
                 raise contradiction("the table [codec]", other, why=why, next_step="leave one of them out")
         passes = self.train.steps * self.train.accumulation(1)
-        if codec.unquantized_steps >= passes:
+        if codec.unquantized_steps >= passes and not codec.base:
             raise contradiction(
                 f"codec.unquantized_steps = {codec.unquantized_steps}",
                 f"train.steps = {self.train.steps}",
