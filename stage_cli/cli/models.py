@@ -41,6 +41,7 @@ def list_models(json: JsonOption = False) -> None:
 @app.command("show")
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
+    from stage_cli.core.codec.config import CodecConfig
     from stage_cli.core.weights.adapter_config import AdapterConfig
     from stage_cli.core.weights.checkpoint import plan_directory
     from stage_cli.core.weights.hub import resolve
@@ -51,13 +52,14 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
     adapter = own if isinstance(own, AdapterConfig) else None
     config = adapter.model if adapter else plan_directory(directory, offline=offline).config
     codec, lm = config.codec, config.lm
+    codec_name = "EnCodec" if isinstance(codec, CodecConfig) else "spectral codec"
     facts = {
         "name": name,
         "stem": config.stem,
         "kind": "STAGE" if lm.separator else "plain MusicGen (not trained to accompany)",
         "parameters_millions": round(lm.parameters / 1e6, 1),
         "width_layers_heads": f"{lm.dimension}, {lm.layers}, {lm.heads}",
-        "codec": f"EnCodec, {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, "
+        "codec": f"{codec_name}, {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, "
         f"{codec.codebooks} × {codec.codebook_size} codes",
         "window_seconds": config.window_seconds,
         "text_encoder": _text_encoder(config.text_encoder, adapter=adapter is not None) if config.takes_text else None,

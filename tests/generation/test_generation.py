@@ -17,7 +17,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.song import generate_song, uniform_numbers
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import Layout, delayed_sequence
+from stage_cli.core.lm.prefix import Layout, delayed_sequence, sequence_companions
 from stage_cli.core.lm.sampling import sample
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import Cancelled
@@ -25,7 +25,7 @@ from stage_cli.errors import Cancelled
 K, CODES, WINDOW = 4, 32, 12
 
 
-@pytest.fixture(scope="module", params=["STAGE", "restart", "plain"])
+@pytest.fixture(scope="module", params=["STAGE", "restart", "aligned", "plain"])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
     config = LanguageModelConfig(
         codebooks=K,
@@ -36,11 +36,14 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
         feed_forward=128,
         text_dimension=16,
         separator=request.param != "plain",
-        positions="restart" if request.param == "restart" else "absolute",
+        positions="restart" if request.param in ("restart", "aligned") else "absolute",
+        aligned_context=request.param == "aligned",
     )
     model = LanguageModel(config).eval()
     randomise(model, seed=3)
     model.embeddings.data.mul_(2)
+    if request.param == "aligned":
+        model.embeddings.data[:, CODES] = 0  # a STAGE model's pad: its unconditional row has companions of pads only
     heads: Any = model.output_heads
     heads.weight.data.mul_(2)
     return model
@@ -70,7 +73,8 @@ def plain_loop(
     without = torch.full_like(context, pad) if lm.config.separator else context
     for step in range(kept, frames + K - 1):
         place = Layout(context.shape[2], frames, lm.config.separator, K).first_step_of(step) - 1
-        logits = lm(*delayed_sequence(context, target, lm.config), text=text)[:, :, place]
+        heard = sequence_companions(context, frames, lm.config)
+        logits = lm(*delayed_sequence(context, target, lm.config), text=text, companions=heard)[:, :, place]
         if config.guidance != 1:
             unconditional = lm(*delayed_sequence(without, target, lm.config))[:, :, place]
             logits = unconditional + config.guidance * (logits - unconditional)
@@ -216,9 +220,9 @@ def _rows_fed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, run: Callable[
     fed: list[tuple[int, int]] = []
     advance = lm.advance
 
-    def count(tokens: Tensor, caches: Any) -> Tensor:
+    def count(tokens: Tensor, caches: Any, companions: Tensor | None = None) -> Tensor:
         fed.append((tokens.shape[0], tokens.shape[2]))
-        return advance(tokens, caches)
+        return advance(tokens, caches, companions)
 
     with monkeypatch.context() as patch:
         patch.setattr(lm, "advance", count)

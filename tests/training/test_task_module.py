@@ -15,7 +15,7 @@ from transformers_reference import make_musicgen
 
 from stage_cli.core.data.collate import left_pad_codes
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.lm.prefix import delayed_sequence, sequence_companions
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.training.task.batches import TokenBatch
@@ -36,6 +36,7 @@ def make_module(
     weights: Sequence[float] = EVEN,
     seed: int = 0,
     positions: str = "absolute",
+    aligned: bool = False,
 ) -> StemModule:
     config = LanguageModelConfig(
         codebooks=K,
@@ -47,6 +48,7 @@ def make_module(
         text_dimension=TEXT if text else None,
         separator=separator,
         positions=positions,
+        aligned_context=aligned,
     )
     module = StemModule(LanguageModel(config), nn.Linear(TEXT, 64) if text else None, weights)
     randomise(module.lm, seed)
@@ -132,7 +134,8 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
         text = None
         if alone.text is not None and module.text_projection is not None:
             text = module.text_projection(alone.text)
-        logits = lm(*delayed_sequence(context, alone.target, lm.config), text=text)[0]
+        heard = sequence_companions(context, alone.target.shape[2], lm.config)
+        logits = lm(*delayed_sequence(context, alone.target, lm.config), text=text, companions=heard)[0]
         separator = context.shape[2]
         T = separator + 1 + alone.target.shape[2]
         for k in range(K):
@@ -145,12 +148,14 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
     return [sum(values) / len(values) for values in losses]
 
 
-@pytest.mark.parametrize("positions", ["absolute", "restart"])
+@pytest.mark.parametrize(("positions", "aligned"), [("absolute", False), ("restart", False), ("absolute", True)])
 @pytest.mark.parametrize("text", [False, True], ids=["no text", "text"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (5,), (1, 9, 2)], ids=str)
 @torch.no_grad()
-def test_the_loss_is_that_of_the_masked_sequence(lengths: tuple[int, ...], text: bool, positions: str) -> None:
-    module = make_module(text=text, positions=positions)
+def test_the_loss_is_that_of_the_masked_sequence(
+    lengths: tuple[int, ...], text: bool, positions: str, aligned: bool
+) -> None:
+    module = make_module(text=text, positions=positions, aligned=aligned)
     batch = make_batch(lengths, text=text)
     outputs = module(batch)
     expected = torch.tensor(slow_losses(module, batch))

@@ -85,7 +85,8 @@ def test_the_published_recipes(stem):
 
 def test_the_recipes_load_and_explain_each_key():
     assert recipes() == (
-        "bass", "bundled-bass", "bundled-codec", "bundled-drums", "drums", "lora", "tiny", "tiny-codec",
+        "bass", "bundled-bass", "bundled-codec", "bundled-decoder", "bundled-drums", "drums", "lora", "tiny",
+        "tiny-codec",
     )  # fmt: skip
     folder = ROOT / "stage_cli" / "core" / "training" / "recipes"
     for name in recipes():
@@ -107,9 +108,10 @@ def test_the_recipes_for_adapters_and_from_scratch():
         tiny.model.lm.codebooks,
         tiny.model.lm.codebook_size,
     )
-    assert tiny.model.codec == f"{codec.directory}/model"
+    assert tiny.model.codec == "bundled-codec"
     assert tiny.model.from_scratch
-    assert tiny.model.lm == LanguageModelConfig(4, 1024, 256, 5, 4, 1024, None)
+    expected = LanguageModelConfig(4, 1024, 256, 5, 4, 1024, None, positions="restart", aligned_context=True)
+    assert tiny.model.lm == expected
     # From scratch the first codebook needs at least half of the loss.
     assert tiny.train.loss_weights(4) == pytest.approx((3 / 5.5, 1.3 / 5.5, 0.7 / 5.5, 0.5 / 5.5))
     assert tiny.train.loss_weights(4)[0] >= 0.5

@@ -17,7 +17,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.delay_pattern import delay, undelay
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.prefix import Layout, join
+from stage_cli.core.lm.prefix import Layout, companions, join
 from stage_cli.core.lm.sampling import guide, sample
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -30,11 +30,13 @@ class Rows:
         tokens: `[R, K, S]` delayed; steps of the target hold pads until they are written.
         layout: where context and target lie in them.
         cache: what the language model has seen of them.
+        companions: `[R, K, K, places]` of the target's steps, counted from the separator's (`lm/prefix.py`), or None.
     """
 
     tokens: Tensor
     layout: Layout
     cache: KVCache
+    companions: Tensor | None = None
 
     def between(self, first: int, end: int) -> Tensor:
         """Tokens of the steps [first, end), counted from the step of the target's first frame."""
@@ -62,7 +64,12 @@ def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int,
     if shared.shape[2]:
         lm.advance(shared, [cache])
     tokens = delay(join(context.repeat_interleave(variations, dim=0), target, lm.config), lm.config.pad)
-    return Rows(tokens, layout, cache.repeat(variations))
+    heard = None
+    if lm.config.aligned_context:
+        places = torch.arange(target.shape[2] + lm.config.codebooks, device=context.device)
+        heard = companions(context, places.expand(context.shape[0], -1), lm.config)
+        heard = heard.repeat_interleave(variations, dim=0)
+    return Rows(tokens, layout, cache.repeat(variations), heard)
 
 
 @torch.inference_mode()
@@ -98,13 +105,12 @@ def decode_window(
     if config.guidance != 1 and (text is not None or (lm.config.separator and context.shape[2])):
         past = context[:, :, :0] if lm.config.separator else context
         groups.append(prefill(lm, past, target, variations, None))
-    caches = [rows.cache for rows in groups]
     # Steps of the target part: frame t of codebook k stands at step t + k.
     draws = delay(uniforms, 0.0)[:, :, 1:]
     writable = delay(torch.arange(frames, device=known.device).expand_as(target), -1)[:, :, 1:] >= kept
     steps = frames + lm.config.codebooks - 1
     # The step before the target's first one (the separator, or the past) is fed together with the known frames.
-    logits = lm.advance(torch.cat([rows.between(-1, kept) for rows in groups]), caches)
+    logits = _advance(lm, groups, -1, kept)
     with StepThreads(lm) as threads:
         for step in range(kept, steps):
             tokens = sample(
@@ -120,10 +126,20 @@ def decode_window(
             if on_step is not None:
                 on_step(max(kept, step + 2 - lm.config.codebooks))
             if step + 1 < steps:
-                logits = lm.advance(torch.cat([rows.between(step, step + 1) for rows in groups]), caches)
+                logits = _advance(lm, groups, step, step + 1)
             threads.step_done()
     first = groups[0]
     return undelay(first.tokens)[:, :, first.layout.target_column :]
+
+
+def _advance(lm: LanguageModel, groups: list[Rows], first: int, end: int) -> Tensor:
+    """Feed the steps [first, end) of the target, all rows at once; returns the logits after them."""
+    heard = [rows.companions[..., first + 1 : end + 1] for rows in groups if rows.companions is not None]
+    return lm.advance(
+        torch.cat([rows.between(first, end) for rows in groups]),
+        [rows.cache for rows in groups],
+        torch.cat(heard) if heard else None,
+    )
 
 
 def _guided(logits: Tensor, guidance: float, groups: int) -> Tensor:

@@ -27,6 +27,8 @@ class LanguageModelConfig:
             MusicGen (the context is simply what came before).
         positions: "absolute", as published, or "restart": they begin again at the separator, so that a frame of the
             target and the frame of the context that sounds with it have one position. Not for imported weights.
+        aligned_context: each step of the target also gets, through a linear, the embeddings of the context that sounds
+            with the frame that it predicts. Not for imported weights.
     """
 
     codebooks: int = 4
@@ -38,6 +40,7 @@ class LanguageModelConfig:
     text_dimension: int | None = 768
     separator: bool = True
     positions: str = "absolute"
+    aligned_context: bool = False
 
     def __post_init__(self) -> None:
         for name in ("codebooks", "codebook_size", "dimension", "layers", "heads", "feed_forward"):
@@ -57,6 +60,11 @@ class LanguageModelConfig:
             raise WeightsError(
                 f"lm.positions = {self.positions!r} in the model's config",
                 why='it must be "absolute", or "restart" for a model with a separator',
+            )
+        if not isinstance(self.aligned_context, bool) or (self.aligned_context and not self.separator):
+            raise WeightsError(
+                f"lm.aligned_context = {self.aligned_context!r} in the model's config",
+                why="it must be true or false, and false for a model without a separator",
             )
         if self.dimension % self.heads or self.dimension % 2:
             raise WeightsError(
@@ -94,7 +102,8 @@ class LanguageModelConfig:
         """Weights of all matrices and embeddings (norms left out)."""
         D = self.dimension
         layer = 4 * D * D * (1 if self.text_dimension is None else 2) + 2 * D * self.feed_forward
-        return self.layers * layer + self.codebooks * D * (self.vocabulary + self.codebook_size)
+        aligned = self.codebooks * D * D if self.aligned_context else 0
+        return self.layers * layer + aligned + self.codebooks * D * (self.vocabulary + self.codebook_size)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

@@ -134,3 +134,37 @@ def delayed_sequence(context: Tensor, target: Tensor, config: LanguageModelConfi
     # The separator's first step predicts the target's first frame: it gets the position of the context's first frame.
     restart = context.shape[2] + 1 if config.restarts else None
     return delayed, attended, positions(attended, restart)
+
+
+def companions(context: Tensor, places: Tensor, config: LanguageModelConfig) -> Tensor:
+    """The context's tokens that sound with the frame that a step predicts (`aligned_context`).
+
+    Codebook k of frame t is predicted at place t + k, counted from the separator's first step, and stands in the
+    delayed context at place t + k too: the K places from there on hold all codebooks of the frame.
+
+    Args:
+        context: `[B, K, Tc]` codes, shorter ones left-padded with the pad token; a dropped context is all pads.
+        places: `[B, S]` of the steps; negative before the separator.
+        config: the language model's.
+
+    Returns:
+        `[B, K places, K codebooks, S]`; pads where the context has nothing, and before the separator.
+    """
+    K = context.shape[1]
+    # Step 0, and the last of one frame more than there is, hold nothing but pads.
+    more = context.new_full((context.shape[0], K, 1), config.pad)
+    delayed = delay(torch.cat([context, more], dim=2), config.pad)
+    first = 1 + (context[:, 0] == config.pad).sum(dim=1)
+    steps = first[:, None, None] + places[:, None] + torch.arange(K, device=context.device)[:, None]
+    steps = torch.where(places[:, None] < 0, 0, steps.clamp(max=delayed.shape[2] - 1))
+    found = delayed[:, None].expand(-1, K, -1, -1)
+    return found.gather(3, steps[:, :, None].expand(-1, -1, K, -1))
+
+
+def sequence_companions(context: Tensor, target_frames: int, config: LanguageModelConfig) -> Tensor | None:
+    """The companions of all steps of `delayed_sequence`; None for a model that takes none."""
+    if not config.aligned_context:
+        return None
+    first = context.shape[2] + 1
+    places = torch.arange(first + target_frames + config.codebooks, device=context.device) - first
+    return companions(context, places.expand(context.shape[0], -1), config)

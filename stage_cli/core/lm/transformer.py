@@ -139,6 +139,8 @@ class LanguageModel(nn.Module):
         self.embeddings = nn.Parameter(torch.empty(K, config.vocabulary, D))
         if not self.embeddings.is_meta:  # there, random numbers would make torch import its compiler: seconds
             nn.init.kaiming_normal_(self.embeddings)
+        if config.aligned_context:
+            self.aligned = linear(K * D, D, quantized=quantized)
         self.layers = nn.ModuleList(Layer(config, quantized=quantized) for _ in range(config.layers))
         self.norm = nn.LayerNorm(D)
         self.output_heads = linear(D, K * config.codebook_size, quantized=quantized)
@@ -163,21 +165,37 @@ class LanguageModel(nn.Module):
         """The precision of the K/V cache: fp32 on a CPU, where attention of one step over bfloat16 takes longer."""
         return torch.float32 if self.embeddings.device.type == "cpu" else self.dtype
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Sum the K embeddings of each step and add its position: `[B, K, S]`, `[B, S]` → `[B, S, D]`.
+    def embed(self, tokens: Tensor, positions: Tensor, companions: Tensor | None = None) -> Tensor:
+        """Sum the K embeddings of each step, add its position and what its companions say.
 
         STAGE's pad is frozen: its embeddings take part, and get a gradient of exactly zero.
+
+        Args:
+            tokens: `[B, K, S]`, delayed.
+            positions: `[B, S]` or `[1, S]`.
+            companions: `[B, K, K, S]` tokens of the context (`lm/prefix.py`), or None.
+
+        Returns:
+            `[B, S, D]`.
         """
+        summed = self._summed(tokens)
+        x = summed + sinusoids(positions, summed.shape[2]).to(summed.dtype)
+        if companions is None:
+            return x
+        B, places = companions.shape[:2]
+        found = self._summed(companions.flatten(0, 1)).unflatten(0, (B, places))
+        return x + self.aligned(found.transpose(1, 2).flatten(2))
+
+    def _summed(self, tokens: Tensor) -> Tensor:
+        """Sum the K embeddings of each step: `[B, K, S]` → `[B, S, D]`."""
         K, V, D = self.embeddings.shape
         if self.config.separator and torch.is_grad_enabled():
             # Table by table, for torch can leave one row a table without gradient.
             tables = enumerate(self.embeddings.unbind())
             found = (F.embedding(tokens[:, k], table, padding_idx=self.config.pad) for k, table in tables)
-            summed = functools.reduce(torch.add, found)
-        else:
-            rows = tokens + (torch.arange(K, device=tokens.device) * V)[:, None]
-            summed = F.embedding(rows, self.embeddings.view(K * V, D)).sum(dim=1)
-        return summed + sinusoids(positions, D).to(summed.dtype)
+            return functools.reduce(torch.add, found)
+        rows = tokens + (torch.arange(K, device=tokens.device) * V)[:, None]
+        return F.embedding(rows, self.embeddings.view(K * V, D)).sum(dim=1)
 
     def hidden(
         self,
@@ -187,6 +205,7 @@ class LanguageModel(nn.Module):
         *,
         mask: Tensor | None = None,
         text_mask: Tensor | None = None,
+        companions: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of all steps at once; `logits` makes logits of those that are wanted.
 
@@ -196,11 +215,12 @@ class LanguageModel(nn.Module):
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
             mask: see `Layer.forward`; None is causal.
             text_mask: see `Layer.forward`.
+            companions: see `embed`.
 
         Returns:
             `[B, S, D]`, before the last norm.
         """
-        x = self.embed(tokens, positions)
+        x = self.embed(tokens, positions, companions)
         for layer in self.layers:
             x = layer(x, mask, text, text_mask)
         return x
@@ -211,7 +231,14 @@ class LanguageModel(nn.Module):
         flat = self.output_heads(self.norm(x)).float()
         return flat.view(B, S, self.config.codebooks, self.config.codebook_size).transpose(1, 2)
 
-    def forward(self, tokens: Tensor, attended: Tensor, positions: Tensor, text: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        attended: Tensor,
+        positions: Tensor,
+        text: Tensor | None = None,
+        companions: Tensor | None = None,
+    ) -> Tensor:
         """Logits of all steps at once; the output at step s predicts the tokens of step s + 1.
 
         Args:
@@ -219,6 +246,7 @@ class LanguageModel(nn.Module):
             attended: `[B, S]`, False where a step takes no part in attention (`lm/prefix.py`).
             positions: `[B, S]`.
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
+            companions: see `embed`.
 
         Returns:
             `[B, K, S, codebook_size]` fp32; what stands at steps that are not attended to means nothing.
@@ -230,18 +258,19 @@ class LanguageModel(nn.Module):
             # A masked step sees itself, for a softmax over nothing is not a number; nobody sees a masked step.
             itself = torch.eye(S, dtype=torch.bool, device=tokens.device)
             mask = ((causal & attended[:, None, :]) | itself)[:, None]
-        return self.logits(self.hidden(tokens, positions, text, mask=mask))
+        return self.logits(self.hidden(tokens, positions, text, mask=mask, companions=companions))
 
     def attach_text(self, cache: KVCache, text: Tensor) -> None:
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
-    def advance(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    def advance(self, tokens: Tensor, caches: Sequence[KVCache], companions: Tensor | None = None) -> Tensor:
         """Feed the next s steps of every row, after what the caches hold.
 
         Args:
             tokens: `[R, K, s]`, delayed; the rows of the caches one cache after the other, R = sum of their rows.
             caches: they grow by s steps. No step in them is masked: masked steps are simply never fed.
+            companions: of these steps, see `embed`.
 
         Returns:
             Logits of the last of the s steps, `[R, K, codebook_size]` fp32.
@@ -249,7 +278,7 @@ class LanguageModel(nn.Module):
         s = tokens.shape[2]
         rows = [cache.rows for cache in caches]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
-        x = self.embed(tokens, positions)
+        x = self.embed(tokens, positions, companions)
         for index, layer in enumerate(self._layers()):
             parts = zip(caches, *(part.split(rows) for part in layer.project(x)), strict=True)
             seen = torch.cat([_attend_cached(cache, index, q, k, v) for cache, q, k, v in parts])

@@ -15,6 +15,7 @@ from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_
 from stage_cli.core.training.config import LoraConfig, TrainingConfig
 from stage_cli.core.training.memory import MemoryShare, ParameterCounts, estimate_memory
 from stage_cli.core.weights.catalog import CATALOG
+from stage_cli.core.weights.own_config import read_own_config
 from stage_cli.errors import HubError, UsageError
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ def _from_scratch(config: TrainingConfig, notes: list[str]) -> StageConfig | Non
 
     base = None
     if config.model.lm is None:
-        base = StageConfig.from_dict(read_config(Path(config.model.base)))
+        path = Path(config.model.base)
+        base = read_own_config(path.parent, read_config(path))
     lm = base.lm if base is not None else config.model.lm
     directory = _find("model.codec", config.model.codec)
     if lm is None or directory is None:

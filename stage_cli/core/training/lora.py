@@ -52,11 +52,11 @@ class _SeparatorLearner(LanguageModel):
 
     separator_change: nn.Parameter
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, companions: Tensor | None = None) -> Tensor:
         """Embed as `LanguageModel.embed` does, the separators with what is learned."""
         change = self.separator_change.view(self.config.codebooks, self.config.dimension)
         is_separator = (tokens == self.config.separator_token).transpose(1, 2)
-        return super().embed(tokens, positions) + is_separator.to(change.dtype) @ change
+        return super().embed(tokens, positions, companions) + is_separator.to(change.dtype) @ change
 
 
 def add_lora(

@@ -143,6 +143,7 @@ def _language_model(values: object) -> LanguageModelConfig:
     check_whole("model.lm.text_dimension", content.setdefault("text_dimension", 0), 0, 1_000_000)
     content["text_dimension"] = content["text_dimension"] or None
     check_switch("model.lm.separator", content.get("separator", True))
+    check_switch("model.lm.aligned_context", content.get("aligned_context", False))
     check_choice("model.lm.positions", content.get("positions", "absolute"), POSITIONS)
     dimension = content.get("dimension", LanguageModelConfig.dimension)
     heads = content.get("heads", LanguageModelConfig.heads)

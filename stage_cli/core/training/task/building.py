@@ -19,6 +19,7 @@ from stage_cli.core.training.task.initial import InitialWeights
 from stage_cli.core.weights.checkpoint import CONFIG_FILE, codec_of_directory, own_shapes, plan_directory
 from stage_cli.core.weights.codec_config import CODEC_TYPE
 from stage_cli.core.weights.hub import hub_repository, resolve
+from stage_cli.core.weights.own_config import read_own_config
 from stage_cli.core.weights.plan import Plan, Source
 from stage_cli.core.weights.recipes import same
 from stage_cli.errors import WeightsError
@@ -102,7 +103,8 @@ def _sizes(config: TrainingConfig) -> tuple[LanguageModelConfig, str | None]:
     if config.model.lm is not None:
         lm, text_encoder = config.model.lm, DEFAULT_TEXT_ENCODER
     else:
-        other = StageConfig.from_dict(read_config(Path(config.model.base).expanduser()))
+        path = Path(config.model.base).expanduser()
+        other = read_own_config(path.parent, read_config(path))
         lm, text_encoder = other.lm, other.text_encoder
     return replace(lm, separator=True), None if lm.text_dimension is None else text_encoder
 

@@ -42,6 +42,8 @@ class InitialWeights(TensorFile):
         shape = self.shapes[name]
         if len(shape) == 1:
             return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
+        if name == "lm.aligned.weight":
+            return torch.zeros(shape)  # the model starts as it is without
         generator = torch.Generator().manual_seed(self._seeds[name])
         tensor = torch.randn(shape, generator=generator) * self._deviation(name, shape)
         if name == "lm.embeddings" and self._config.separator:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.delay_pattern import delay
-from stage_cli.core.lm.prefix import Layout, join
+from stage_cli.core.lm.prefix import Layout, companions, join
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.training.task.batches import TokenBatch
 
@@ -63,8 +63,12 @@ class StemModule(nn.Module):
             # What predicts the target's first frame is the separator's first step.
             own, restart = positions.expand(len(batch), -1), first_outputs[:, None]
             positions = torch.where(own >= restart, own - restart, own)
+        heard = None
+        if self.lm.config.aligned_context:
+            places = torch.arange(tokens.shape[2], device=tokens.device) - first_outputs[:, None]
+            heard = companions(batch.context, places, self.lm.config)
         text, text_mask = self._text(batch)
-        x = self.lm.hidden(tokens, positions, text, text_mask=text_mask)
+        x = self.lm.hidden(tokens, positions, text, text_mask=text_mask, companions=heard)
         outputs = first_outputs[:, None] + torch.arange(batch.target.shape[2], device=tokens.device)
         # The heads are as wide as the whole model: only the steps that are learned go through them.
         learned = x.gather(1, outputs[..., None].expand(-1, -1, x.shape[2]))

@@ -1,0 +1,54 @@
+"""The models that the package carries, as a user meets them: no network, no options, and they follow what they hear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from stage_cli.core.accompaniment.accompany import accompany
+from stage_cli.core.accompaniment.context import MetronomeContext
+from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.evaluation.detection.onsets import find_onsets
+from stage_cli.core.evaluation.metrics.onsets import onset_f
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.model import StageModel
+from stage_cli.core.weights.bundled import ASSETS, bundled_name, bundled_stems
+
+SECONDS = 10.0
+TEMPOS = (84.0, 101.0, 117.0, 139.0, 163.0)
+
+
+@pytest.fixture(scope="module")
+def drums() -> StageModel:
+    return StageModel.from_pretrained("bundled-drums", device="cpu", offline=True)
+
+
+def test_there_are_drums_and_they_are_small() -> None:
+    assert "drums" in bundled_stems()
+    size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
+    assert size <= 30e6
+    for stem in bundled_stems():
+        model = StageModel.from_pretrained(bundled_name(stem) or "", device="cpu", offline=True)
+        assert model.config.stem == stem
+        assert model.config.licence == "MIT"
+
+
+def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
+    own, others = [], []
+    config = GenerationConfig(seed=3).for_model(drums.config.sampling, [])
+    for place, tempo in enumerate(TEMPOS):
+        path = tmp_path / f"{tempo:g}.wav"
+        accompany(drums, Request(MetronomeContext(tempo, duration=SECONDS), "drums", (path,)), config)
+        audio, rate = soundfile.read(path, dtype="float32")
+        assert len(audio) == SECONDS * rate
+        assert 0.05 < np.abs(audio).max() <= 1
+        onsets = find_onsets(audio, rate)
+        other = TEMPOS[(place + 1) % len(TEMPOS)]
+        own.append(onset_f(onsets, np.arange(0, SECONDS, 60 / tempo), SECONDS))
+        others.append(onset_f(onsets, np.arange(0, SECONDS, 60 / other), SECONDS))
+    # Measured on 48 songs in docs/bundled-models.md; five clips may be a little worse.
+    assert np.mean(own) > 0.7, own
+    assert np.mean(own) - np.mean(others) > 0.35, others
