@@ -61,7 +61,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
         pytest.param(("generate", "mix.wav", "--guidance", "-1"), 2, set(), id="number-out-of-range"),
         pytest.param(("generate", "mix.wav"), 2, {"numpy", "soundfile"}, id="no-stem"),
         pytest.param(("generate", "mix.wav", "--stem", "drumms"), 2, {"numpy", "soundfile"}, id="stem-misspelled"),
-        pytest.param(("generate", "mix.wav", "--stem", "drums"), 2, {"numpy", "soundfile"}, id="no-model"),
+        pytest.param(("generate", "mix.wav", "--stem", "guitar"), 2, {"numpy", "soundfile"}, id="no-model"),
         pytest.param(
             ("generate", "mix.wav", "--stem", "drums", "--model", "x"), 1, {"numpy", "soundfile"}, id="missing-file"
         ),

@@ -193,7 +193,7 @@ def test_a_dry_run_as_json(stage: Stage, recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((), r"--config is missing.*bass, drums, lora, tiny"),
+        ((), r"--config is missing.*bundled-drums, drums, lora, tiny"),
         (("-c", "drumz"), r"no file drumz.*did you mean the recipe drums\?"),
         (
             ("-c", "mine.toml", "--set", "train.stepz=5"),

@@ -14,7 +14,8 @@ from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import INT8_KERNEL_ROWS, Int8Linear
 from stage_cli.core.lm.prefix import delayed_sequence
-from stage_cli.core.lm.transformer import LanguageModel, sinusoids
+from stage_cli.core.lm.sinusoids import sinusoids
+from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import WeightsError
 
 # fp32, the same sums in another order.

@@ -30,6 +30,7 @@ def test_the_same_audio_costs_nothing() -> None:
         "mel": 0.0,
         "spectrum": 0.0,
         "phase": 0.0,
+        "level": 0.0,
     }
 
 

@@ -9,7 +9,6 @@ Linears have no bias, so zero text vectors would add exactly nothing: rows witho
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -21,22 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import Int8Linear, linear
-
-
-def sinusoids(positions: Tensor, dimension: int) -> Tensor:
-    """Sinusoidal positions `[cos | sin]`, in fp32 whatever the model's precision is.
-
-    Args:
-        positions: `[…]`, whole numbers.
-        dimension: D, even.
-
-    Returns:
-        `[…, D]` fp32; half i has the frequency 10000 ** (−i / (D/2 − 1)).
-    """
-    half = dimension // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=positions.device) / max(half - 1, 1)
-    phase = positions[..., None].float() * torch.exp(-math.log(10000.0) * exponents)
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+from stage_cli.core.lm.sinusoids import sinusoids
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -186,8 +186,7 @@ def _from_scratch(config: TrainingConfig, notes: list[str]) -> StageConfig | Non
 
     base = None
     if config.model.lm is None:
-        path = Path(config.model.base)
-        base = read_own_config(path.parent, read_config(path))
+        base = read_own_config(Path(config.model.base).parent, read_config(Path(config.model.base)))
     lm = base.lm if base is not None else config.model.lm
     directory = _find("model.codec", config.model.codec)
     if lm is None or directory is None:
