@@ -18,7 +18,7 @@ PACKAGE = ROOT / "stage_cli"
 # one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"core.stems"}),
+    frozenset({"core.stems", "core.locks"}),
     frozenset({"core.audio", "core.loudness"}),
     frozenset({"core.rhythm"}),
     frozenset({"core.codec", "core.lm"}),

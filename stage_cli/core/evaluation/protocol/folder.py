@@ -13,6 +13,7 @@ from typing import Any
 
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.evaluation.report.files import ITEMS_FILE, REPORT_FILE, RESULTS_FILE, write_text
+from stage_cli.core.locks import lock_file
 from stage_cli.errors import StageError, UsageError
 
 SETTINGS_FILE = "settings.json"
@@ -89,7 +90,11 @@ class ReportFolder:
         except OSError as error:
             raise _unwritable(self.path, error) from None
         try:
-            _lock(handle, self.path)
+            if not lock_file(handle):
+                raise UsageError(
+                    f"another process is writing {display_name(self.path)}",
+                    next_step="wait for it, or choose another --out",
+                )
             yield
         finally:
             os.close(handle)
@@ -140,18 +145,3 @@ def _unwritable(path: Path, error: OSError) -> StageError:
         why=error.strerror or str(error),
         next_step="free some space, or choose another --out",
     )
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another process is writing {display_name(path)}", next_step="wait for it, or choose another --out"
-        ) from None
-    except OSError:
-        return

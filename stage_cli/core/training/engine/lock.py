@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stage_cli.core.audio.files import display_name
+from stage_cli.core.locks import lock_file
 from stage_cli.errors import StageError, UsageError
 
 _LOCK_FILE = ".lock"
@@ -34,23 +35,11 @@ def locked(directory: Path) -> Generator[None]:
             next_step="choose another run.directory",
         ) from None
     try:
-        _lock(handle, directory)
+        if not lock_file(handle):
+            raise UsageError(
+                f"another process is training in {display_name(directory)}",
+                next_step="wait for it, or choose another run.directory",
+            )
         yield
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, directory: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another process is training in {display_name(directory)}",
-            next_step="wait for it, or choose another run.directory",
-        ) from None
-    except OSError:
-        return
