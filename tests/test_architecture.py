@@ -18,7 +18,7 @@ PACKAGE = ROOT / "stage_cli"
 # one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"core.stems", "core.locks"}),
+    frozenset({"core.stems", "core.locks", "core.machine"}),
     frozenset({"core.audio", "core.loudness"}),
     frozenset({"core.rhythm"}),
     frozenset({"core.codec", "core.lm"}),
@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core.text"}),
     frozenset({"core.model"}),
     frozenset({"core.accompaniment", "core.data"}),
-    frozenset({"core.training", "core.evaluation"}),
+    frozenset({"core.training", "core.evaluation", "core.bench"}),
     frozenset({"cli"}),
 )
 # What many rooms read: defaults and settings, which import no torch. (Importing a package's __init__ counts too.)
@@ -187,6 +187,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_settings_import_nothing_heavy() -> None:
     settings = [
+        "core.bench.config",
         "core.codec.config",
         "core.generation.config",
         "core.lm.config",

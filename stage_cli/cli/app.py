@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
-import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import demo_data, evaluate, generate, models, prepare_data, train
+from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, stopping, train
 from stage_cli.cli.console import print_error, print_note
 from stage_cli.errors import StageError
 
@@ -62,6 +61,7 @@ app.command("prepare-data")(prepare_data.prepare_data)
 app.command("prepare", hidden=True)(prepare_data.prepare_data)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")
 
 
@@ -80,19 +80,12 @@ def _root(
     pass
 
 
-def _stop(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
     """Run the command line."""
     # Before torch is imported. Threads that spin for long while they wait for each other take the processor from what
     # they wait for as soon as anything else runs beside them; those that never spin are slower on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # A batch system or a closed terminal ends the program as Ctrl-C does: what is half-written is deleted on the way.
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores the terminal, and so do we
-            signal.signal(number, _stop)
+    stopping.listen()
     # A name may hold what the terminal's encoding does not: better an escape than no answer.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

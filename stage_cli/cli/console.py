@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
+from stage_cli.cli.stopping import checked
 from stage_cli.errors import StageError
 
 _PHASES = {"read": "reading", "generate": "writing"}
@@ -37,12 +38,23 @@ def print_json(values: Any) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Write a table on stdout: drawn in a terminal, tab-separated otherwise (without a head, if that is empty)."""
-    if not sys.stdout.isatty():
+def audio_stdout() -> BinaryIO:
+    """Return stdout for audio; nothing else may be written to it then."""
+    return sys.stdout.buffer
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), to_stderr: bool = False
+) -> None:
+    """Write a table on stdout: drawn in a terminal, tab-separated otherwise (without a head, if that is empty).
+
+    `to_stderr` is for results of which stdout holds the audio.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    if not stream.isatty():
         for row in (columns, *rows) if any(columns) else rows:
-            sys.stdout.write("\t".join(cell if cell.isprintable() else repr(cell) for cell in row) + "\n")
-        sys.stdout.flush()
+            stream.write("\t".join(cell if cell.isprintable() else repr(cell) for cell in row) + "\n")
+        stream.flush()
         return
     from rich import box
     from rich.console import Console
@@ -54,7 +66,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
         table.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console(stderr=to_stderr).print(table)
 
 
 @contextmanager
@@ -77,36 +89,36 @@ def spinner(text: str, *, quiet: bool) -> Generator[None]:
 def audio_progress(name: str, *, quiet: bool) -> Generator[Callable[[str, float, float], None]]:
     """Yield a callback (phase, seconds of audio done, seconds in all) that draws a bar, or prints plain lines."""
     if quiet:
-        yield lambda *_: None
+        yield checked(lambda *_: None)
     elif sys.stderr.isatty():
         with _bar(name) as update:
-            yield update
+            yield checked(update)
     else:
-        yield _plain_lines(name)
+        yield checked(_plain_lines(name))
 
 
 @contextmanager
 def count_progress(what: str, total: int, unit: str, *, quiet: bool) -> Generator[Callable[[], None]]:
     """Yield a callback for each of `total` things that is done; it draws a bar with things per second, or lines."""
     if quiet:
-        yield lambda: None
+        yield checked(lambda: None)
     elif sys.stderr.isatty():
         with _count_bar(what, total, unit) as advance:
-            yield advance
+            yield checked(advance)
     else:
-        yield _count_lines(what, total, unit)
+        yield checked(_count_lines(what, total, unit))
 
 
 @contextmanager
 def phase_progress(unit: str, *, quiet: bool) -> Generator[Callable[[str, int, int], None]]:
     """Yield a callback (phase, things done, things in all) that draws a bar for each phase, or prints plain lines."""
     if quiet:
-        yield lambda *_: None
+        yield checked(lambda *_: None)
     elif sys.stderr.isatty():
         with _phase_bars() as update:
-            yield update
+            yield checked(update)
     else:
-        yield _phase_lines(unit)
+        yield checked(_phase_lines(unit))
 
 
 @contextmanager

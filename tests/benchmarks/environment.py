@@ -6,20 +6,12 @@ import os
 import platform
 from datetime import date
 from importlib.metadata import version
-from pathlib import Path
+
+from stage_cli.core.machine import processor
 
 
 def describe(*packages: str) -> str:
     """Date, processor, cores, and versions (of torch and transformers, if no others are named): a table's head."""
     names = ("stage-cli", *(packages or ("torch", "transformers")))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{date.today()} · {_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{date.today()} · {processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"

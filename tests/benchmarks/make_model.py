@@ -11,26 +11,21 @@ from pathlib import Path
 
 import torch
 
-from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.model import StageModel
-from stage_cli.core.model_config import StageConfig
+from stage_cli.core.bench.random_model import random_config, write_random_model
+from stage_cli.core.bench.sizes import SIZES
 
-SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}
+PREFIX = "musicgen-"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=[name.removeprefix(PREFIX) for name in SIZES], default="small")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    width, layers, heads = SIZES[arguments.size]
-    lm = LanguageModelConfig(dimension=width, layers=layers, heads=heads, feed_forward=4 * width)
-    torch.manual_seed(arguments.seed)
-    model = StageModel(StageConfig(lm=lm, stem="drums", licence="none: random numbers", base="random"))
-    with torch.no_grad():
-        model.codec.quantizer.codebooks.normal_()
-    model.save_pretrained(arguments.directory)
+    config = random_config(SIZES[PREFIX + arguments.size])
+    # In float32, which the other precisions are compared with.
+    write_random_model(arguments.directory, config, seed=arguments.seed, dtype=torch.float32)
     print(arguments.directory)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 
 import torch
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from stage_cli.core.machine import resident_peak
+
+_RESET = Path("/proc/self/clear_refs")
 
 
 def begin_peak(device: torch.device) -> None:
@@ -26,15 +26,4 @@ def peak_memory(device: torch.device) -> int | None:
     """Return bytes since `begin_peak`: what torch held on CUDA, elsewhere what this process held; None: unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        match = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
-        if match is not None:
-            return 1024 * int(match[1])
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resident_peak()

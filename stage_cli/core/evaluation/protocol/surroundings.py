@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from stage_cli import __version__
+from stage_cli.core.machine import processor
 
 _PACKAGES = (
     "torch", "numpy", "scipy", "mir_eval", "essentia", "transformers", "soxr", "soundfile", "beat-this",
@@ -36,7 +36,7 @@ def hardware(device: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "device": device,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -44,14 +44,3 @@ def hardware(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

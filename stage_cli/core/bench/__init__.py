@@ -1,0 +1,1 @@
+"""How fast a model runs on this machine, and in how much memory: the core of `stage bench`."""
