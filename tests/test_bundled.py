@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
+from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights import bundled
 from stage_cli.core.weights.checkpoint import codec_of_directory, plan_directory
 from stage_cli.core.weights.hub import resolve
@@ -26,7 +27,8 @@ def packed(tiny_model: StageModel, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("packed")
     tiny_model.save_pretrained(folder / "whole")
     plan = plan_directory(folder / "whole")
-    config = replace(plan.config, stem="drums", sampling={"guidance": 4.0, "top_k": 40})
+    sampling, metronome = {"guidance": 4.0, "top_k": 40}, {"guidance": 2.0}
+    config = replace(plan.config, stem="drums", sampling=sampling, metronome_sampling=metronome)
     pack_codec(folder / "codec", config, plan.sources, packing="float16")
     pack_model(folder / "drums", config, plan.sources, packing="int8", codec="../codec")
     return folder
@@ -62,7 +64,8 @@ def test_a_packed_model_is_the_model_rounded(packed: Path, tiny_model: StageMode
         step = 1 / 127 if name.startswith(("lm.", "text_projection")) else 2**-11
         assert (tensor - theirs[name]).abs().max().item() <= largest * step, name
     assert model.config.stem == "drums"
-    assert model.config.sampling == {"guidance": 4.0, "top_k": 40}
+    assert model.config.sampling_for(metronome=False) == {"guidance": 4.0, "top_k": 40}
+    assert model.config.sampling_for(metronome=True) == {"guidance": 2.0, "top_k": 40}
     stored = load_file(packed / "drums" / "model.safetensors")
     assert not [name for name in stored if name.startswith("codec.")]
     assert stored["lm.output_heads.weight"].dtype == torch.int8
@@ -122,6 +125,8 @@ def test_a_models_own_sampling_gives_way_to_the_users() -> None:
     own = {"guidance": 4.0, "top_k": 40, "temperature": 0.9}
     drawn = config.for_model(own, ["temperature"])
     assert (drawn.guidance, drawn.top_k, drawn.temperature, drawn.seed) == (4.0, 40, 0.5, 7)
+    with pytest.raises(WeightsError, match=r"metronome_sampling = \{'top_k': 'all'\}"):
+        StageConfig(metronome_sampling={"top_k": "all"})
     with pytest.raises(WeightsError, match=r"sampling\.topk"):
         config.for_model({"topk": 3}, [])
     with pytest.raises(UsageError, match="--guidance"):

@@ -38,7 +38,7 @@ def test_there_are_drums_and_they_are_small() -> None:
 
 def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
     own, others = [], []
-    config = GenerationConfig(seed=3).for_model(drums.config.sampling, [])
+    config = GenerationConfig(seed=3).for_model(drums.config.sampling_for(metronome=True), [])
     for place, tempo in enumerate(TEMPOS):
         path = tmp_path / f"{tempo:g}.wav"
         accompany(drums, Request(MetronomeContext(tempo, duration=SECONDS), "drums", (path,)), config)

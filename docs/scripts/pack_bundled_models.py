@@ -10,6 +10,7 @@ docs/bundled-models.md.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,24 +30,38 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ASSETS)
     parser.add_argument("--packing", choices=("int8", "float16"), default="int8", help="of the language models")
     parser.add_argument("--codec-packing", choices=("int8", "float16"), default="float16")
-    parser.add_argument("--guidance", type=float, default=None)
-    parser.add_argument("--top-k", type=int, default=None)
-    parser.add_argument("--temperature", type=float, default=None)
+    parser.add_argument("--codec-gain", type=float, default=0.0, help="dB by which the codec's audio is made louder")
+    parser.add_argument("--sampling", nargs="*", default=(), metavar="NAME=VALUE", help="such as guidance=3 top_k=40")
+    parser.add_argument(
+        "--metronome-sampling", nargs="*", default=(), metavar="NAME=VALUE", help="for metronome tracks"
+    )
     options = parser.parse_args()
     plans = [plan_directory(resolve(name)) for name in options.models]
     first = plans[0]
     for name, plan in zip(options.models, plans, strict=True):
         if plan.config.stem is None or not same_codec(first, plan):
             raise SystemExit(f"{name} was not trained for one stem, or on another codec than {options.models[0]}")
-    pack_codec(options.output / "codec", first.config, first.sources, packing=options.codec_packing)
-    given = {"guidance": options.guidance, "top_k": options.top_k, "temperature": options.temperature}
-    sampling = {name: value for name, value in given.items() if value is not None}
+    pack_codec(
+        options.output / "codec", first.config, first.sources, packing=options.codec_packing, gain=options.codec_gain
+    )
+    sampling, metronome_sampling = values(options.sampling), values(options.metronome_sampling)
     for plan in plans:
-        config = replace(plan.config, base=None, sampling=sampling or plan.config.sampling)
+        config = replace(
+            plan.config,
+            base=None,
+            sampling=sampling or plan.config.sampling,
+            metronome_sampling=metronome_sampling or plan.config.metronome_sampling,
+        )
         directory = options.output / str(config.stem)
         pack_model(directory, config, plan.sources, packing=options.packing, codec="../codec")
     for path in sorted(options.output.glob("*/*.safetensors")):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+def values(pairs: Sequence[str]) -> dict[str, float]:
+    """Read `NAME=VALUE` pairs; whole numbers stay whole."""
+    given = dict(pair.split("=", 1) for pair in pairs)
+    return {name: int(value) if value.isdigit() else float(value) for name, value in given.items()}
 
 
 def same_codec(one: Plan, other: Plan) -> bool:

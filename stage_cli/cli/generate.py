@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, written_stems
 from stage_cli.cli.options import (
     DeviceOption,
     GuidanceOption,
@@ -21,11 +20,11 @@ from stage_cli.cli.options import (
     TopPOption,
     chosen_sampling,
 )
+from stage_cli.cli.streaming import goes_to_stdout
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from stage_cli.core.accompaniment.accompany import Accompaniment, WrittenStem
     from stage_cli.core.accompaniment.context import Context
     from stage_cli.core.accompaniment.request import Request
 
@@ -48,6 +47,10 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File or folder; next to the context if left out.")
+    ] = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option("--stream", metavar="PATH|-", help="As --output, to be heard while it is made; - is stdout."),
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Also write context and stem together.")] = False,
     variations: Annotated[int, typer.Option("--variations", "-n", help="Stems to write for each context.")] = (
@@ -94,21 +97,34 @@ def generate(
         raise UsageError("--continue goes with one context")
     if description is not None and not description.strip():
         raise UsageError("--description is empty", next_step="leave it out, or say how the stem should sound")
+    to_stdout = goes_to_stdout(stream, contexts, variations, output, format, json=json)
+    named, option = (output, "--output") if stream is None or to_stdout else (stream, "--stream")
     template = Request(
         contexts[0],
         parse_stem(stem),
         (),
         description=description,
         continuation=continuation,
-        format=choose_format(output, format),
+        format=choose_format(named, format, option=option),
         overwrite=overwrite,
+        growing=stream is not None and not to_stdout,
     )
-    requests = plan_requests(contexts, template, output=output, variations=config.variations, mix=mix)
+    requests = [template]
+    if named is not None or not to_stdout:
+        requests = plan_requests(contexts, template, output=named, variations=config.variations, mix=mix, option=option)
     model_name = _require_model(model, template.stem)
     requests, failures = _readable(requests, json=json)
     if requests:
         failures += _accompany(
-            requests, config, tuple(drawn), model_name, device, precision, offline=offline, json=json
+            requests,
+            config,
+            tuple(drawn),
+            model_name,
+            device,
+            precision,
+            offline=offline,
+            json=json,
+            stdout=("mix" if mix else "stem") if to_stdout else None,
         )
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
@@ -183,7 +199,7 @@ def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], li
             kept.append(request)
         except StageError as error:
             failures.append(error)
-            _report_failure(request, error, json=json)
+            written_stems.report_failure(request, error, json=json)
     return kept, failures
 
 
@@ -197,15 +213,21 @@ def _accompany(
     *,
     offline: bool,
     json: bool,
+    stdout: Literal["stem", "mix"] | None,
 ) -> list[StageError]:
     with console.spinner(f"Loading {model_name} …", quiet=json):
         from stage_cli.core.accompaniment.accompany import accompany, check_stem
+        from stage_cli.core.accompaniment.context import MetronomeContext
+        from stage_cli.core.accompaniment.live import Stream
+        from stage_cli.core.audio.files import display_name
         from stage_cli.core.model import StageModel
         from stage_cli.core.weights.bundled import bundled_directory
 
         model = StageModel.from_pretrained(model_name, device=device, precision=precision, offline=offline)
         check_stem(model, requests[0].stem)
-        config = config.for_model(model.config.sampling, chosen)
+        # A run has files for contexts, or one metronome track.
+        by_clicks = isinstance(requests[0].context, MetronomeContext)
+        config = config.for_model(model.config.sampling_for(metronome=by_clicks), chosen)
     if not json:
         runtime = model.runtime
         console.print_note(f"Model: {model_name} on {runtime.device} in {runtime.precision}. Seed: {config.seed}.")
@@ -213,74 +235,26 @@ def _accompany(
             console.print_note(
                 "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
             )
+    stream = Stream(console.audio_stdout(), mixed=stdout == "mix") if stdout else None
     failures: list[StageError] = []
     rows = []
     for request in requests:
+        if request.growing and not json:
+            console.print_note(f"To be heard while it is made: {', '.join(map(display_name, request.growing_paths))}")
         try:
             with console.audio_progress(request.context.name, quiet=json) as on_progress:
-                result = accompany(model, request, config, on_progress)
+                result = accompany(model, request, config, on_progress, stream=stream)
         except StageError as error:
             failures.append(error)
-            _report_failure(request, error, json=json)
+            written_stems.report_failure(request, error, json=json)
             continue
         for stem in result.stems:
             if json:
-                console.print_json(_as_json(request, result, stem, model_name))
-            rows.append(_row(result, stem))
-        for note in _notes(result):
+                console.print_json(written_stems.as_json(request, result, stem, model_name))
+            rows.append(written_stems.row(result, stem))
+        for note in written_stems.notes_on(result):
             console.print_note(note)
     if rows and not json:
-        columns = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
-        console.print_table(columns, rows, right=range(1, len(columns)))
+        columns = written_stems.COLUMNS
+        console.print_table(columns, rows, right=range(1, len(columns)), to_stderr=stream is not None)
     return failures
-
-
-def _report_failure(request: Request, error: StageError, *, json: bool) -> None:
-    if json:
-        failed = {"context": request.context.name, "error": error.what, "why": error.why, "next": error.next_step}
-        console.print_json(failed)
-    else:
-        console.print_error(error)
-
-
-def _notes(result: Accompaniment) -> list[str]:
-    from stage_cli.core.audio.files import display_name
-
-    notes = list(result.notes)
-    for stem in result.stems:
-        name = display_name(stem.path)
-        if stem.silent:
-            notes.append(f"{name} is silent (peak under −60 dBFS): try another --seed.")
-        if stem.turned_down:
-            notes.append(f"{name} was turned down by {stem.turned_down:.1f} dB to avoid clipping.")
-        if stem.mix_path is not None and stem.mix_turned_down:
-            mix_name = display_name(stem.mix_path)
-            notes.append(f"{mix_name} was turned down by {stem.mix_turned_down:.1f} dB to avoid clipping.")
-    return notes
-
-
-def _speed(result: Accompaniment) -> float:
-    return sum(stem.seconds for stem in result.stems) / max(result.compute_seconds, 1e-9)
-
-
-def _row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
-    return (
-        str(stem.path),
-        f"{stem.seconds:.2f}",
-        f"{stem.peak:.1f}",
-        f"{stem.loudness:.1f}",
-        str(stem.seed),
-        f"{_speed(result):.2f}",
-    )
-
-
-def _as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
-    return {
-        "context": request.context.name,
-        "stem": request.stem,
-        "model": model_name,
-        **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(stem).items()},
-        "compute_seconds": result.compute_seconds,
-        "speed": _speed(result),
-        "notes": _notes(result),
-    }

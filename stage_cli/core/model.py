@@ -173,6 +173,7 @@ class StageModel(nn.Module):
         """Make room for all tensors, in the precision and on the device where they are to stay.
 
         Before the first is read: what reading needs beside them is then freed whole, and leaves no holes between them.
+        Only int8 weights find their place when they are rounded.
         """
         for name, tensor in self.state_dict(keep_vars=True).items():
             in_lm = name.startswith("lm.")
@@ -190,9 +191,7 @@ class StageModel(nn.Module):
         path, _, leaf = name.rpartition(".")
         module = self.get_submodule(path)
         if isinstance(module, Int8Linear):
-            weight, scale = Int8Linear.quantize(tensor)
-            module.weight.copy_(weight)
-            module.scale.copy_(scale)
+            module.keep(tensor)
             return
         getattr(module, leaf).copy_(tensor)
 

@@ -18,6 +18,7 @@ from stage_cli.errors import UsageError, WeightsError
 MODEL_TYPE = "stage"
 FORMAT_VERSION = 1
 DEFAULT_TEXT_ENCODER = "google-t5/t5-base"
+_SAMPLINGS = ("sampling", "metronome_sampling")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StageConfig:
         base: where the weights come from.
         sampling: what the model is drawn with by default, of `guidance`, `temperature`, `top_k` and `top_p`; what is
             left out is `GenerationConfig`'s.
+        metronome_sampling: what of that is different where the context is a metronome track.
     """
 
     codec: AnyCodecConfig = field(default_factory=CodecConfig)
@@ -44,6 +46,7 @@ class StageConfig:
     licence: str = "unknown"
     base: str | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
+    metronome_sampling: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.codec.codebooks, self.codec.codebook_size) != (self.lm.codebooks, self.lm.codebook_size):
@@ -72,12 +75,18 @@ class StageConfig:
 
     def _check_sampling(self) -> None:
         """Look at the types only: which settings there are, and their limits, are the sampling's matter."""
-        allowed = isinstance(self.sampling, Mapping) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            for value in self.sampling.values()
-        )
-        if not allowed:
-            raise WeightsError(f"sampling = {self.sampling!r} in the model's config", why="it must hold numbers")
+        for name in _SAMPLINGS:
+            values = getattr(self, name)
+            allowed = isinstance(values, Mapping) and all(
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                for value in values.values()
+            )
+            if not allowed:
+                raise WeightsError(f"{name} = {values!r} in the model's config", why="it must hold numbers")
+
+    def sampling_for(self, *, metronome: bool) -> dict[str, float]:
+        """What the model is drawn with by default, for a metronome track or for other contexts."""
+        return {**self.sampling, **(self.metronome_sampling if metronome else {})}
 
     @property
     def window_frames(self) -> int:
@@ -99,7 +108,7 @@ class StageConfig:
             "text_encoder": self.text_encoder,
             "licence": self.licence,
             "base": self.base,
-            **({"sampling": dict(self.sampling)} if self.sampling else {}),
+            **{name: dict(getattr(self, name)) for name in _SAMPLINGS if getattr(self, name)},
             "lm": self.lm.to_dict(),
             "codec": self.codec.to_dict(),
         }

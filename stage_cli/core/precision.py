@@ -23,7 +23,7 @@ _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
-    "int8": torch.bfloat16,
+    "int8": torch.float32,
 }
 
 
@@ -41,7 +41,7 @@ class Runtime:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the language model's activations; int8 weights work with bfloat16 ones."""
+        """Of the language model's activations between its linears, and of what is not rounded to int8."""
         return _DTYPES[self.precision]
 
     @property

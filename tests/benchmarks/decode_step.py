@@ -40,9 +40,9 @@ def ours(precision: str) -> Callable[[int], list[float]]:
     reference = LanguageModel(config).state_dict()
     for name, module in lm.named_modules():
         if isinstance(module, Int8Linear):
-            module.weight, module.scale = Int8Linear.quantize(reference[f"{name}.weight"])
+            module.keep(reference[f"{name}.weight"])
     del reference
-    lm.to({"float32": torch.float32}.get(precision, torch.bfloat16))
+    lm.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
     context = torch.randint(config.codebook_size, (1, config.codebooks, CONTEXT))
 
     def run(steps: int) -> list[float]:

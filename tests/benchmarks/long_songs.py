@@ -56,7 +56,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model = StageModel.from_pretrained(arguments.model)
     stem = model.config.stem or "drums"
-    config = GenerationConfig(seed=arguments.seed).for_model(model.config.sampling, [])
+    sampling = model.config.sampling_for(metronome=arguments.context == "metronome")
+    config = GenerationConfig(seed=arguments.seed).for_model(sampling, [])
     songs = [song for song in find_songs((arguments.songs,)) if stem in song.stems and song.duration >= 2 * PART]
     rows: dict[str, list[tuple[float, float]]] = {"true": [], "made": []}
     print(describe("torch", "essentia", "mir_eval"))

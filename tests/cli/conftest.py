@@ -27,6 +27,7 @@ class Outcome:
     code: int
     stdout: str
     stderr: str
+    audio: bytes = b""  # stdout, as the bytes that it is
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -54,7 +55,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Outcome(result.exit_code, result.stdout, result.stderr)
+        return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
 
     return run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -295,6 +297,26 @@ def test_each_option_of_sampling_is_used(generate: Stage, write_music: Write, op
     generate(context, "--seed", 1, "--output", "default.wav")
     generate(context, "--seed", 1, "--output", "changed.wav", *option)
     assert Path("default.wav").read_bytes() != Path("changed.wav").read_bytes()
+
+
+def test_a_model_draws_for_metronomes_as_its_config_says(
+    generate: Stage, write_music: Write, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"sampling": {"top_k": 3}, "metronome_sampling": {"temperature": 0.0}}
+    (model / "config.json").write_text(json.dumps(config))
+    music = write_music(seconds=1.0)
+    for context, name, drawn in (
+        (("--bpm", 120, "--duration", 1), "clicks", ("--top-k", 3, "--temperature", 0)),
+        ((music,), "music", ("--top-k", 3)),
+    ):
+        generate(*context, "--seed", 1, "--model", model, "--output", f"{name}.wav")
+        generate(*context, "--seed", 1, *drawn, "--output", f"{name}-chosen.wav")
+        assert Path(f"{name}.wav").read_bytes() == Path(f"{name}-chosen.wav").read_bytes()
+    # What the user says goes before it.
+    generate("--bpm", 120, "--duration", 1, "--seed", 1, "--temperature", 1, "--model", model, "--output", "own.wav")
+    assert Path("own.wav").read_bytes() != Path("clicks.wav").read_bytes()
 
 
 def test_the_stem_follows_the_context(generate: Stage, write_music: Write, tmp_path: Path) -> None:

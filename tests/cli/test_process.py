@@ -68,6 +68,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
         pytest.param(("train", "--help"), 0, set(), id="help-of-train"),
         pytest.param(("train",), 2, set(), id="no-config"),
         pytest.param(("train", "-c", "drums", "--set", "train.steps=many"), 2, set(), id="no-steps"),
+        pytest.param(("bench", "--help"), 0, set(), id="help-of-bench"),
+        pytest.param(("bench", "--random", "huge"), 2, set(), id="no-size"),
+        pytest.param(("bench", "--lengths", "30,many"), 2, set(), id="no-lengths"),
         pytest.param(("models", "list"), 0, {"huggingface_hub"}, id="list-of-models"),
     ],
 )
@@ -220,6 +223,38 @@ def test_a_reader_that_goes_away(environment: Environment, tmp_path: Path) -> No
     os.close(writer)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+def test_a_player_that_is_closed(
+    environment: Environment, write_music: Write, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    context = write_music(seconds=120.0, sample_rate=8000, channels=1)
+    before = snapshot(tmp_path)
+    command = [*STAGE, "generate", str(context), "--stem", "drums", "--model", str(tiny_model_dir)]
+    command += ["--stream", "-", "--output", str(tmp_path / "kept.wav")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    heard = process.stdout.read(8000)  # waits for half a second of sound
+    assert heard[:4] == b"RIFF"
+    assert process.poll() is None, "two minutes are not made yet"
+    assert snapshot(tmp_path) != before, "files are open"
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    assert process.wait(timeout=30) == 1
+    assert said.startswith("Loading")
+    assert "Error" not in said
+    assert "Traceback" not in said
+    assert "Exception" not in said
+    assert snapshot(tmp_path) == before
+
+
+def test_a_terminal_is_no_player(environment: Environment, tiny_model_dir: Path, tmp_path: Path) -> None:
+    command = [*STAGE, "generate", "--bpm", "120", "--stem", "drums", "--model", str(tiny_model_dir), "--stream", "-"]
+    code, written = _run_in_terminal(command, tmp_path, environment)
+    assert code == 2
+    assert "--stream - would write audio into the terminal" in written
+    assert "RIFF" not in written
 
 
 def test_shell_completion(environment: Environment) -> None:

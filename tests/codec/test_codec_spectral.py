@@ -18,6 +18,9 @@ from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder, s
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
+from stage_cli.core.weights.checkpoint import plan_directory
+from stage_cli.core.weights.codecs import load_codec
+from stage_cli.core.weights.packing import pack_codec
 from stage_cli.errors import WeightsError
 
 SMALL = SpectralConfig(
@@ -171,3 +174,22 @@ def test_a_model_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
     codes = loaded.codec.encode(audio)
     assert codes.equal(model.codec.eval().encode(audio))
     torch.testing.assert_close(loaded.codec.decode(codes), model.codec.decode(codes))
+
+
+def test_a_codec_is_packed_louder(tmp_path: Path, tiny_model_dir: Path) -> None:
+    lm = LanguageModelConfig(codebook_size=32, dimension=64, layers=1, heads=2, feed_forward=64, text_dimension=None)
+    model = StageModel(StageConfig(codec=SMALL, lm=lm, text_encoder=None, window_seconds=2.0))
+    randomise(model)
+    model.save_pretrained(tmp_path / "model")
+    plan = plan_directory(tmp_path / "model")
+    for name, gain in (("as it is", 0.0), ("louder", 2.5)):
+        pack_codec(tmp_path / name, plan.config, plan.sources, packing="float16", gain=gain)
+    plain, louder = (load_codec(str(tmp_path / name)) for name in ("as it is", "louder"))
+    codes = plain.encode(noise(8000))
+    assert codes.equal(louder.encode(noise(8000)))
+    expected = plain.decode(codes) * 10 ** (2.5 / 20)
+    # The bias is stored as float16.
+    torch.testing.assert_close(louder.decode(codes), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+    plan = plan_directory(tiny_model_dir)
+    with pytest.raises(WeightsError, match="Only a spectral codec"):
+        pack_codec(tmp_path / "other", plan.config, plan.sources, packing="float16", gain=1.0)

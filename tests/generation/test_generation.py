@@ -17,7 +17,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.song import generate_song, uniform_numbers
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import Layout, delayed_sequence, sequence_companions
+from stage_cli.core.lm.prefix import Layout, delayed_sequence
 from stage_cli.core.lm.sampling import sample
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import Cancelled
@@ -25,7 +25,7 @@ from stage_cli.errors import Cancelled
 K, CODES, WINDOW = 4, 32, 12
 
 
-@pytest.fixture(scope="module", params=["STAGE", "restart", "aligned", "plain"])
+@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "all options", "plain"])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
     config = LanguageModelConfig(
         codebooks=K,
@@ -36,14 +36,13 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
         feed_forward=128,
         text_dimension=16,
         separator=request.param != "plain",
-        positions="restart" if request.param in ("restart", "aligned") else "absolute",
-        aligned_context=request.param == "aligned",
+        positions="restart" if request.param in ("restart", "all options") else "absolute",
+        context_attention="full" if request.param in ("full", "all options") else "causal",
+        aligned_context=request.param in ("aligned", "all options"),
     )
     model = LanguageModel(config).eval()
     randomise(model, seed=3)
     model.embeddings.data.mul_(2)
-    if request.param == "aligned":
-        model.embeddings.data[:, CODES] = 0  # a STAGE model's pad: its unconditional row has companions of pads only
     heads: Any = model.output_heads
     heads.weight.data.mul_(2)
     return model
@@ -73,10 +72,10 @@ def plain_loop(
     without = torch.full_like(context, pad) if lm.config.separator else context
     for step in range(kept, frames + K - 1):
         place = Layout(context.shape[2], frames, lm.config.separator, K).first_step_of(step) - 1
-        heard = sequence_companions(context, frames, lm.config)
-        logits = lm(*delayed_sequence(context, target, lm.config), text=text, companions=heard)[:, :, place]
+        steps = context.shape[2] + 1
+        logits = lm(*delayed_sequence(context, target, lm.config), text=text, context_steps=steps)[:, :, place]
         if config.guidance != 1:
-            unconditional = lm(*delayed_sequence(without, target, lm.config))[:, :, place]
+            unconditional = lm(*delayed_sequence(without, target, lm.config), context_steps=steps)[:, :, place]
             logits = unconditional + config.guidance * (logits - unconditional)
         for k in range(K):
             frame = step - k
@@ -218,14 +217,14 @@ def test_three_ways_to_be_greedy(lm: LanguageModel) -> None:
 def _rows_fed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> list[tuple[int, int]]:
     """(rows, steps) of each forward pass."""
     fed: list[tuple[int, int]] = []
-    advance = lm.advance
+    embed = lm.embed
 
-    def count(tokens: Tensor, caches: Any, companions: Tensor | None = None) -> Tensor:
+    def count(tokens: Tensor, positions: Tensor) -> Tensor:
         fed.append((tokens.shape[0], tokens.shape[2]))
-        return advance(tokens, caches, companions)
+        return embed(tokens, positions)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lm, "advance", count)
+        patch.setattr(lm, "embed", count)
         run()
     return fed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import Layout, attended_steps, delayed_sequence, join, positions, sequence_companions
+from stage_cli.core.lm.prefix import Layout, attended_steps, attention_mask, delayed_sequence, join, positions
 from stage_cli.errors import WeightsError
 
 STAGE = LanguageModelConfig(
@@ -81,24 +81,14 @@ def test_positions_that_restart_at_the_separator() -> None:
         replace(STAGE, positions="rotary")
 
 
-def test_companions_sound_with_the_frame_that_a_step_predicts() -> None:
-    config = replace(STAGE, aligned_context=True)
-    found = sequence_companions(CONTEXTS, 2, config)
-    assert found is not None
-    # Row 0: the separator's step predicts frame 0 of codebook 0, and the next one frame 0 of codebook 1.
-    first = [[P, P, P, P, 0, 1, 2, P], [P, P, P, P, P, 2, 1, 0]]
-    second = [[P, P, P, P, 1, 2, P, P], [P, P, P, P, 2, 1, 0, P]]
-    assert found[0].tolist() == [first, second]
-    # Row 1: a context of one frame, whatever stands to its left. Row 2: none.
-    assert found[1].tolist() == [
-        [[P, P, P, P, 1, P, P, P], [P, P, P, P, P, 2, P, P]],
-        [[P, P, P, P, P, P, P, P], [P, P, P, P, 2, P, P, P]],
-    ]
-    assert (found[2] == P).all()
-    assert (sequence_companions(CONTEXTS[:, :, :0], 2, config) == P).all()
-    assert sequence_companions(CONTEXTS, 2, STAGE) is None
-    with pytest.raises(WeightsError, match=r"lm\.aligned_context = True"):
-        replace(PLAIN, aligned_context=True)
+def test_a_mask_is_causal_but_in_the_context() -> None:
+    attended = _bits(["01111", "00111"])
+    causal = attention_mask(attended)[:, 0]
+    assert torch.equal(causal[0], _bits(["10000", "01000", "01100", "01110", "01111"]))
+    assert torch.equal(causal[1], _bits(["10000", "01000", "00100", "00110", "00111"]))
+    both_ways = attention_mask(attended, 3)[:, 0]
+    assert torch.equal(both_ways[0], _bits(["11100", "01100", "01100", "01110", "01111"]))
+    assert torch.equal(both_ways[1], _bits(["10100", "01100", "00100", "00110", "00111"]))
 
 
 def test_one_valid_token_is_enough() -> None:

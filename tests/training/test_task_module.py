@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from transformers_reference import make_musicgen
 
 from stage_cli.core.data.collate import left_pad_codes
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import delayed_sequence, sequence_companions
+from stage_cli.core.lm.prefix import delayed_sequence
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.training.task.batches import TokenBatch
@@ -27,6 +29,14 @@ K, CODES, TEXT, PAD, SEPARATOR = 4, 32, 24, 32, 33
 TOLERANCE = 1e-5
 EVEN = (1 / K,) * K
 LENGTHS = (7, 3, 0, 7)
+# Layouts of the language model's config.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "restart": {"positions": "restart"},
+    "full": {"context_attention": "full"},
+    "aligned": {"aligned": True},
+    "all": {"positions": "restart", "context_attention": "full", "aligned": True},
+}
 
 
 def make_module(
@@ -36,6 +46,7 @@ def make_module(
     weights: Sequence[float] = EVEN,
     seed: int = 0,
     positions: str = "absolute",
+    context_attention: str = "causal",
     aligned: bool = False,
 ) -> StemModule:
     config = LanguageModelConfig(
@@ -48,6 +59,7 @@ def make_module(
         text_dimension=TEXT if text else None,
         separator=separator,
         positions=positions,
+        context_attention=context_attention,
         aligned_context=aligned,
     )
     module = StemModule(LanguageModel(config), nn.Linear(TEXT, 64) if text else None, weights)
@@ -134,8 +146,8 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
         text = None
         if alone.text is not None and module.text_projection is not None:
             text = module.text_projection(alone.text)
-        heard = sequence_companions(context, alone.target.shape[2], lm.config)
-        logits = lm(*delayed_sequence(context, alone.target, lm.config), text=text, companions=heard)[0]
+        tokens = delayed_sequence(context, alone.target, lm.config)
+        logits = lm(*tokens, text=text, context_steps=context.shape[2] + 1)[0]
         separator = context.shape[2]
         T = separator + 1 + alone.target.shape[2]
         for k in range(K):
@@ -148,14 +160,12 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
     return [sum(values) / len(values) for values in losses]
 
 
-@pytest.mark.parametrize(("positions", "aligned"), [("absolute", False), ("restart", False), ("absolute", True)])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("text", [False, True], ids=["no text", "text"])
 @pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (5,), (1, 9, 2)], ids=str)
 @torch.no_grad()
-def test_the_loss_is_that_of_the_masked_sequence(
-    lengths: tuple[int, ...], text: bool, positions: str, aligned: bool
-) -> None:
-    module = make_module(text=text, positions=positions, aligned=aligned)
+def test_the_loss_is_that_of_the_masked_sequence(lengths: tuple[int, ...], text: bool, options: dict[str, Any]) -> None:
+    module = make_module(text=text, **options)
     batch = make_batch(lengths, text=text)
     outputs = module(batch)
     expected = torch.tensor(slow_losses(module, batch))
@@ -173,6 +183,26 @@ def test_logits_are_those_of_the_masked_sequence() -> None:
     expected = whole[:, :, separator + 1 : separator + 1 + batch.target.shape[2]].transpose(1, 2)
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
     assert expected.std() > 0.3
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@torch.no_grad()
+def test_hidden_frames_are_learned_but_not_seen(options: dict[str, Any]) -> None:
+    module, batch = make_module(text=False, **options), make_batch(text=False)
+    hidden = torch.zeros(len(batch), 6, dtype=torch.bool)
+    hidden[0, 2:4] = True
+    gaps = replace(batch, hidden=hidden)
+    logits, plain = module.target_logits(gaps), module.target_logits(batch)
+    # What stands there changes what has to be predicted, and nothing of what is seen.
+    other = batch.target.clone()
+    other[0, :, 2:4] = (other[0, :, 2:4] + 1) % CODES
+    changed = replace(gaps, target=other)
+    assert torch.equal(module.target_logits(changed), logits)
+    assert not torch.equal(module(changed)["codebook_losses"], module(gaps)["codebook_losses"])
+    # Nothing changes before a gap and in other rows; behind it all does.
+    torch.testing.assert_close(logits[1:], plain[1:], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logits[0, :3], plain[0, :3], atol=TOLERANCE, rtol=0)
+    assert ((logits[0, 3:] - plain[0, 3:]).abs().amax(dim=(1, 2)) > 1e-3).all()
 
 
 def test_codebook_weights() -> None:

@@ -189,6 +189,26 @@ def test_nothing_and_everything_is_dropped() -> None:
     assert {one.description for one in draw_many(Dropouts(words=1.0), 10)} == {""}
 
 
+def test_gaps_in_the_past() -> None:
+    drawn = draw_many(replace(PUBLISHED, history=0.5), 2000)
+    shares = np.array([one.hidden for one in drawn])
+    assert abs((shares > 0).mean() - 0.5) < 4 * math.sqrt(0.25 / 2000)
+    assert 0.75 < shares.max() <= 0.8
+    frames = np.stack([one.hidden_frames(250, 25.0) for one in drawn])
+    # Of 250 frames as many are hidden as was drawn, on average.
+    assert np.abs(frames.mean(axis=1) - shares).mean() < 0.1
+    assert abs(frames.mean() - shares.mean()) < 0.01
+    assert not frames[shares == 0].any()
+    # Gaps are half a second, or several of them, and begin anywhere.
+    changes = [np.flatnonzero(row[1:] != row[:-1]) + 1 for row in frames]
+    assert {int(place) % 12 for row in changes for place in row - row[:1]} == {0}
+    assert {int(row[0]) % 12 for row in changes if len(row)} == set(range(12))
+    # The other draws are what they were.
+    assert [(one.with_context, one.description) for one in drawn] == [
+        (one.with_context, one.description) for one in draw_many(PUBLISHED, 2000)
+    ]
+
+
 def test_the_stream_is_not_the_data_sets() -> None:
     """Chunks are drawn from the streams 0 to 2 of (seed, epoch, index): a context is not dropped because of its cut."""
     first = np.array([np.random.default_rng(np.random.SeedSequence((0, 0, index), spawn_key=(stream,))).random()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,23 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage_cli.core.accompaniment.context import Context, FileContext
+from stage_cli.core.accompaniment.live import PIECE_SECONDS, Live, Stream, context_blocks, open_live
 from stage_cli.core.accompaniment.request import Request
-from stage_cli.core.accompaniment.track import StemTrack, gain_for, mixed_blocks, write_scaled
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.audio.reading import MonoReader
+from stage_cli.core.accompaniment.source import SILENCE, Progress, Source, read_continuation, read_source
+from stage_cli.core.accompaniment.track import StemTrack, Track, gain_for, mixed_blocks, write_scaled
 from stage_cli.core.audio.writing import AtomicAudioWriter
-from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder
+from stage_cli.core.codec.streaming import PIECE_FRAMES, StreamingDecoder
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel, memory_errors
 from stage_cli.errors import UsageError, WeightsError
-
-# A peak under this is called silent, in dBFS.
-SILENCE = -60.0
-
-Progress = Callable[[str, float, float], None]
-"""Called with the name of the phase ("read" or "generate"), the seconds of audio done, and the seconds in all."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +30,20 @@ class WrittenStem:
     """One stem that was written.
 
     Attributes:
-        path: the stem's file.
+        path: the stem's file; None if it was only streamed.
         mix_path: the mix's file, if one was asked for.
         seed: that makes this variation alone.
         seconds: length of audio.
         sample_rate: Hz.
         frames: length in samples.
-        peak: dBFS, as written.
-        loudness: LUFS, as written; −inf if silent or too short to measure.
+        peak: dBFS, as written or streamed.
+        loudness: LUFS, likewise; −inf if silent or too short to measure.
         turned_down: dB by which the stem was turned down, 0 if it was not.
         mix_turned_down: likewise for the mix.
         silent: whether the peak is under −60 dBFS.
     """
 
-    path: Path
+    path: Path | None
     mix_path: Path | None
     seed: int
     seconds: float
@@ -88,7 +81,12 @@ def check_stem(model: StageModel, stem: str) -> None:
 
 
 def accompany(
-    model: StageModel, request: Request, config: GenerationConfig, on_progress: Progress = lambda *_: None
+    model: StageModel,
+    request: Request,
+    config: GenerationConfig,
+    on_progress: Progress = lambda *_: None,
+    *,
+    stream: Stream | None = None,
 ) -> Accompaniment:
     """Write the stems of one context.
 
@@ -97,142 +95,111 @@ def accompany(
         request: what to read and to write.
         config: sampling, seed, variations.
         on_progress: may raise to stop: nothing half-written is left.
+        stream: where the first variation goes while it is made; files do not differ by a bit for it.
 
     Raises:
         UsageError: the model is for another stem or takes no text, an output exists, the context is too short.
         AudioError: a file cannot be read or written.
         WeightsError: the codec returns NaN or infinite samples.
         DeviceError: out of memory.
+        OSError: the stream cannot be written; BrokenPipeError if nobody listens to it any more.
     """
     began = time.perf_counter()
     check_stem(model, request.stem)
     notes: list[str] = []
     with contextlib.ExitStack() as stack, torch.inference_mode(), memory_errors(model.config, model.runtime):
         text = None if request.description is None else model.encode_description(request.description)
-        source = _read(model, request.context, on_progress, notes)
+        source = read_source(model, request.context, on_progress, notes)
+        # Before the files: what grew is deleted when they have their names, and not earlier.
+        live = stack.enter_context(open_live(request, source, model.config.codec.sample_rate, stream))
         # Opened before the work begins: what cannot be written is known now, not after an hour.
         stem_files = [stack.enter_context(_writer(path, source, 1, request)) for path in request.stem_paths]
         mix_files = [stack.enter_context(_writer(path, source, source.channels, request)) for path in request.mix_paths]
         tracks = [stack.enter_context(contextlib.closing(_track(model, path, source))) for path in request.stem_paths]
-        continuation = _continuation(model, request, source)
-        _generate(model, source, config, continuation, text, tracks, on_progress)
+        continuation = read_continuation(model, request.continuation, source)
+        _generate(model, source, config, continuation, text, tracks, live, on_progress)
         if not model.config.lm.separator:
             notes.append(
                 "This is a plain MusicGen: it goes on from the context instead of accompanying it, and knows no stems. "
                 "Train it for a stem, or import a STAGE checkpoint."
             )
+        notes += live.notes()
         stems = tuple(
             _write(request, source, track, stem_files[i], mix_files[i] if mix_files else None, config.seed + i)
             for i, track in enumerate(tracks)
         )
+        if not tracks:
+            stems = tuple(_streamed(source, track, config.seed + i) for i, track in enumerate(live.tracks))
     return Accompaniment(stems, time.perf_counter() - began, tuple(notes))
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A context that has been read: its codes `[1, K, T]`, and its length, rate and channels."""
-
-    codes: Tensor
-    frames: int
-    sample_rate: int
-    channels: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.sample_rate
-
-
-def _read(model: StageModel, context: Context, on_progress: Progress, notes: list[str]) -> _Source:
-    rate = model.config.codec.sample_rate
-    if not isinstance(context, FileContext):
-        codes, frames = _encode(model, context.blocks(rate), context.duration, on_progress)
-        return _Source(codes, frames, rate, 1)
-    reader = context.open(rate)
-    total = reader.info.duration - context.start
-    if context.duration is not None:
-        if context.duration > total + 1 / reader.info.sample_rate:
-            notes.append(f"The context ends after {total:.2f} s: the stem is that long.")
-        total = min(total, context.duration)
-    codes, _ = _encode(model, reader, total, on_progress)
-    stats = reader.stats
-    if stats.source_peak < 10 ** (SILENCE / 20):
-        notes.append("The context is silent: there is nothing to follow.")
-    elif stats.peak < 10 ** (SILENCE / 20):
-        notes.append("The context's channels cancel out in mono: there is nothing to follow.")
-    return _Source(codes, stats.source_frames, stats.source_rate, stats.channels)
-
-
-def _encode(
-    model: StageModel, blocks: Iterable[np.ndarray], seconds: float, on_progress: Progress
-) -> tuple[Tensor, int]:
-    """Encode blocks of mono audio: codes `[1, K, T]` on the language model's device, and the samples read."""
-    encoder = StreamingEncoder(model.codec)
-    codes, done = [], 0
-    for block in blocks:
-        codes.append(
-            encoder.push(torch.from_numpy(np.ascontiguousarray(block))[None, None].to(model.runtime.codec_device))
-        )
-        done += len(block)
-        on_progress("read", min(done / model.config.codec.sample_rate, seconds), seconds)
-    codes.append(encoder.finish())
-    return torch.cat(codes, dim=2).to(model.runtime.device), done
-
-
-def _continuation(model: StageModel, request: Request, source: _Source) -> Tensor | None:
-    if request.continuation is None:
-        return None
-    reader = MonoReader(request.continuation, model.config.codec.sample_rate, duration=source.seconds)
-    codes, _ = _encode(model, reader, source.seconds, lambda *_: None)
-    if codes.shape[2] >= source.codes.shape[2]:
-        raise UsageError(
-            f"--continue {display_name(request.continuation)} is as long as the context: nothing is left to write",
-            next_step="give a shorter one, or a longer context",
-        )
-    return codes
 
 
 def _generate(
     model: StageModel,
-    source: _Source,
+    source: Source,
     config: GenerationConfig,
     continuation: Tensor | None,
     text: Tensor | None,
-    tracks: list[StemTrack],
+    tracks: Sequence[Track],
+    live: Live,
     on_progress: Progress,
 ) -> None:
     """Generate codes and decode them into the tracks as they come."""
     frame_rate = model.config.codec.frame_rate
-    decoder = StreamingDecoder(model.codec)
-
-    def store(audio: Tensor) -> None:
-        if not audio.isfinite().all():
-            raise WeightsError(
-                f"The model's codec returned samples that are no numbers on {model.runtime.codec_device}",
-                why="its weights are damaged, or this device computes them wrongly",
-                next_step="try --device cpu, or fetch the model again",
-            )
-        for track, samples in zip(tracks, audio[:, 0].float().cpu().numpy(), strict=True):
-            track.push(samples)
-
+    piece = None
+    outputs = [_Output(model, tracks, PIECE_FRAMES)] if tracks else []
+    if live.tracks:
+        piece = max(1, round(PIECE_SECONDS * frame_rate))
+        # First, and decoded by itself: the rounding of small pieces must not reach the files.
+        outputs.insert(0, _Output(model, live.tracks, piece))
     on_progress("generate", 0.0, source.seconds)
-    for codes in generate_song(
+    parts = generate_song(
         model.lm,
         source.codes,
         config,
         window=model.config.window_frames,
         continuation=continuation,
+        piece=piece,
         text=text,
         on_frames=lambda frames: on_progress("generate", min(frames / frame_rate, source.seconds), source.seconds),
-    ):
-        store(decoder.push(codes.to(model.runtime.codec_device)))
-    store(decoder.finish())
-    for track in tracks:
-        track.finish()
+    )
+    with contextlib.closing(parts):
+        for codes in parts:
+            for output in outputs:
+                output.push(codes)
+    for output in outputs:
+        output.finish()
+
+
+class _Output:
+    """Decodes codes into one track for each variation."""
+
+    def __init__(self, model: StageModel, tracks: Sequence[Track], piece_frames: int) -> None:
+        self._tracks = tracks
+        self._device = model.runtime.codec_device
+        self._decoder = StreamingDecoder(model.codec, piece_frames=piece_frames)
+
+    def push(self, codes: Tensor) -> None:
+        self._hand_on(self._decoder.push(codes.to(self._device)))
+
+    def finish(self) -> None:
+        self._hand_on(self._decoder.finish())
+        for track in self._tracks:
+            track.finish()
+
+    def _hand_on(self, audio: Tensor) -> None:
+        if not audio.isfinite().all():
+            raise WeightsError(
+                f"The model's codec returned samples that are no numbers on {self._device}",
+                why="its weights are damaged, or this device computes them wrongly",
+                next_step="try --device cpu, or fetch the model again",
+            )
+        for track, samples in zip(self._tracks, audio[:, 0].float().cpu().numpy(), strict=True):
+            track.push(samples)
 
 
 def _write(
     request: Request,
-    source: _Source,
+    source: Source,
     track: StemTrack,
     stem_file: AtomicAudioWriter,
     mix_file: AtomicAudioWriter | None,
@@ -243,8 +210,8 @@ def _write(
     decibels = 20 * math.log10(gain)
     mix_gain = 1.0
     if mix_file is not None:
-        mix_gain = gain_for(max(float(np.abs(block).max()) for block in _mix(request.context, source, track)))
-        write_scaled(_mix(request.context, source, track), mix_file, mix_gain)
+        mix_gain = gain_for(max(float(np.abs(block).max()) for block in _mix(request, source, track)))
+        write_scaled(_mix(request, source, track), mix_file, mix_gain)
     peak = track.meter.peak + decibels
     return WrittenStem(
         path=stem_file.path,
@@ -261,16 +228,32 @@ def _write(
     )
 
 
-def _mix(context: Context, source: _Source, track: StemTrack) -> Iterable[np.ndarray]:
-    blocks = context.source_blocks() if isinstance(context, FileContext) else context.blocks(source.sample_rate)
-    return mixed_blocks(blocks, track.blocks())
+def _mix(request: Request, source: Source, track: StemTrack) -> Iterable[np.ndarray]:
+    return mixed_blocks(context_blocks(request.context, source.sample_rate), track.blocks())
 
 
-def _writer(path: Path, source: _Source, channels: int, request: Request) -> AtomicAudioWriter:
+def _streamed(source: Source, track: Track, seed: int) -> WrittenStem:
+    peak = min(track.meter.peak, 0.0)
+    return WrittenStem(
+        path=None,
+        mix_path=None,
+        seed=seed,
+        seconds=source.seconds,
+        sample_rate=source.sample_rate,
+        frames=source.frames,
+        peak=peak,
+        loudness=track.meter.integrated,
+        turned_down=0.0,
+        mix_turned_down=0.0,
+        silent=peak < SILENCE,
+    )
+
+
+def _writer(path: Path, source: Source, channels: int, request: Request) -> AtomicAudioWriter:
     return AtomicAudioWriter(
         path, source.sample_rate, channels, request.format, request.overwrite, frames=source.frames
     )
 
 
-def _track(model: StageModel, path: Path, source: _Source) -> StemTrack:
+def _track(model: StageModel, path: Path, source: Source) -> StemTrack:
     return StemTrack(path.resolve().parent, model.config.codec.sample_rate, source.sample_rate, source.frames)

@@ -20,12 +20,13 @@ class Request:
     Attributes:
         context: what is accompanied.
         stem: which stem to write.
-        stem_paths: one output for each variation.
+        stem_paths: one output for each variation; none if the stem is only streamed (`live.Stream`).
         mix_paths: as many, or none: context and stem together.
         description: text, or None.
         continuation: an audio file with the beginning of the stem, or None.
         format: "wav" or "flac".
         overwrite: replace files that exist.
+        growing: each output can be heard while it is made, in the file that `growing_path` names.
     """
 
     context: Context
@@ -36,10 +37,26 @@ class Request:
     continuation: Path | None = None
     format: str = "wav"
     overwrite: bool = False
+    growing: bool = False
+
+    @property
+    def growing_paths(self) -> tuple[Path, ...]:
+        """The files that are there only while the outputs are made."""
+        return tuple(map(growing_path, (*self.stem_paths, *self.mix_paths))) if self.growing else ()
 
 
-def choose_format(output: Path | None, format: str | None) -> str:
+def growing_path(path: Path) -> Path:
+    """Name the file in which an output can be heard while it is made: `mix.drums.wav` → `mix.drums.wav.part`."""
+    return path.with_name(f"{path.name}.part")
+
+
+def choose_format(output: Path | None, format: str | None, *, option: str = "--output") -> str:
     """Choose the format of the outputs: as asked for, or as the output's ending says, or wav.
+
+    Args:
+        output: a file, a folder, or None.
+        format: as asked for.
+        option: that named the output.
 
     Raises:
         UsageError: an unknown format, or one that contradicts the ending.
@@ -50,24 +67,31 @@ def choose_format(output: Path | None, format: str | None) -> str:
     if f".{ending}" not in AUDIO_SUFFIXES:
         return format or OUTPUT_FORMATS[0]
     if ending not in OUTPUT_FORMATS:
-        raise UsageError(f"--output {output}: .{ending} cannot be written", why=f"allowed: {', '.join(OUTPUT_FORMATS)}")
+        raise UsageError(f"{option} {output}: .{ending} cannot be written", why=f"allowed: {', '.join(OUTPUT_FORMATS)}")
     if format not in (None, ending):
-        raise UsageError(f"--output {output} contradicts --format {format}")
+        raise UsageError(f"{option} {output} contradicts --format {format}")
     return ending
 
 
 def plan_requests(
-    contexts: Sequence[Context], template: Request, *, output: Path | None, variations: int, mix: bool
+    contexts: Sequence[Context],
+    template: Request,
+    *,
+    output: Path | None,
+    variations: int,
+    mix: bool,
+    option: str = "--output",
 ) -> list[Request]:
     """Name the outputs of each context.
 
     Args:
         contexts: one or several.
-        template: stem, description, continuation, format and overwrite of all of them.
+        template: stem, description, continuation, format, overwrite and growing of all of them.
         output: None writes next to each context; a folder (one that exists, or has no audio ending) takes all files;
             a file is the one stem's name, or the first variation's.
         variations: stems for each context.
         mix: write context and stem together, too.
+        option: that named the output.
 
     Raises:
         UsageError: one file for several contexts; two outputs of the same name; an output that is a context; an output
@@ -76,7 +100,7 @@ def plan_requests(
     is_file = output is not None and not output.is_dir() and output.suffix.lower() in AUDIO_SUFFIXES
     if is_file and len(contexts) > 1:
         raise UsageError(
-            f"--output {output} is one file, but there are {len(contexts)} contexts", next_step="name a folder"
+            f"{option} {output} is one file, but there are {len(contexts)} contexts", next_step="name a folder"
         )
     requests = []
     for context in contexts:
@@ -105,7 +129,7 @@ def _check_outputs(requests: Sequence[Request]) -> None:
     inputs = {path.resolve() for request in requests for path in _inputs(request)}
     seen: set[Path] = set()
     for request in requests:
-        for path in (*request.stem_paths, *request.mix_paths):
+        for path in (*request.stem_paths, *request.mix_paths, *request.growing_paths):
             real = path.resolve()
             if real in inputs:
                 raise UsageError(

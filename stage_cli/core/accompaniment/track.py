@@ -1,4 +1,4 @@
-"""One stem on its way to a file: resampled, measured, kept on disk until its peak is known, then written."""
+"""One stem on its way out: resampled, measured, and kept on disk until its peak is known, then written."""
 
 from __future__ import annotations
 
@@ -20,35 +20,64 @@ from stage_cli.errors import AudioError
 CEILING = 10 ** (-0.1 / 20)
 
 
-class StemTrack:
+class Track:
     """Mono audio of known length at the context's rate, arriving block by block at the model's rate.
 
-    It waits in a nameless file, which disappears with the process however that ends.
+    What becomes of it is for `_take` to say.
 
     Args:
-        folder: where the nameless file lies: that of the output, for there is room for it there.
         model_rate: Hz of what arrives.
-        rate: Hz of what is written.
+        rate: Hz of what becomes of it.
         frames: exact length at `rate`; what is over is cut, what is missing is silence.
     """
 
-    def __init__(self, folder: Path, model_rate: int, rate: int, frames: int) -> None:
+    def __init__(self, model_rate: int, rate: int, frames: int) -> None:
         self.frames = frames
         self.meter = LoudnessMeter(rate, 1)
         self._resampler = StreamResampler(model_rate, rate)
-        self._folder = folder
-        self._stored = 0
-        with self._storing():
-            self._file = tempfile.TemporaryFile(dir=folder, prefix=".stage-")  # noqa: SIM115 - closed by `close`
+        self._taken = 0
 
     def push(self, samples: np.ndarray) -> None:
         """Take the next samples `[n]` at the model's rate."""
-        self._store(self._resampler.push(samples))
+        self._measure(self._resampler.push(samples))
 
     def finish(self) -> None:
         """Take the resampler's rest and fill up with silence."""
-        self._store(self._resampler.finish().reshape(-1))
-        self._store(np.zeros(self.frames - self._stored, dtype=np.float32))
+        self._measure(self._resampler.finish().reshape(-1))
+        self._measure(np.zeros(self.frames - self._taken, dtype=np.float32))
+
+    def _take(self, samples: np.ndarray) -> None:
+        """Take the next samples `[n]` at the context's rate, n > 0."""
+        raise NotImplementedError
+
+    def _measure(self, samples: np.ndarray) -> None:
+        samples = samples[: self.frames - self._taken]
+        if not len(samples):
+            return
+        self.meter.push(samples)
+        self._take(samples)
+        self._taken += len(samples)
+
+
+class StemTrack(Track):
+    """A track that waits in a nameless file, which disappears with the process however that ends.
+
+    Args:
+        folder: where the nameless file lies: that of the output, for there is room for it there.
+        model_rate: see `Track`.
+        rate: see `Track`.
+        frames: see `Track`.
+    """
+
+    def __init__(self, folder: Path, model_rate: int, rate: int, frames: int) -> None:
+        super().__init__(model_rate, rate, frames)
+        self._folder = folder
+        with self._storing():
+            self._file = tempfile.TemporaryFile(dir=folder, prefix=".stage-")  # noqa: SIM115 - closed by `close`
+
+    def finish(self) -> None:
+        """Take the resampler's rest and fill up with silence."""
+        super().finish()
         with self._storing():
             self._file.flush()
 
@@ -63,14 +92,9 @@ class StemTrack:
         with contextlib.suppress(OSError):  # a full disk, which has been told, fails once more
             self._file.close()
 
-    def _store(self, samples: np.ndarray) -> None:
-        samples = samples[: self.frames - self._stored]
-        if not len(samples):
-            return
-        self.meter.push(samples)
+    def _take(self, samples: np.ndarray) -> None:
         with self._storing():
             self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
-        self._stored += len(samples)
 
     @contextlib.contextmanager
     def _storing(self) -> Generator[None]:
@@ -95,6 +119,28 @@ def write_scaled(blocks: Iterable[np.ndarray], writer: AtomicAudioWriter, gain: 
         writer.write(np.clip(block * np.float32(gain), -1.0, 1.0) if gain < 1 else block)
 
 
+class Mixer:
+    """Adds a mono stem, as it comes, to every channel of a context.
+
+    Args:
+        context: `[frames, channels]` blocks, as long as the stem in all; they need not be cut alike.
+    """
+
+    def __init__(self, context: Iterable[np.ndarray]) -> None:
+        self._context = iter(context)
+        self._block = np.zeros((0, 1), dtype=np.float32)
+
+    def push(self, stem: np.ndarray) -> Iterator[np.ndarray]:
+        """Take the next samples `[n]` of the stem; yield as many frames of the mix, `[frames, channels]` float32."""
+        while len(stem):
+            if not len(self._block):
+                block = next(self._context)
+                self._block = block.reshape(len(block), -1)
+            n = min(len(self._block), len(stem))
+            yield self._block[:n] + stem[:n, None]
+            self._block, stem = self._block[n:], stem[n:]
+
+
 def mixed_blocks(context: Iterable[np.ndarray], stem: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Add a mono stem to every channel of the context; both are equally long, their blocks need not be.
 
@@ -105,13 +151,6 @@ def mixed_blocks(context: Iterable[np.ndarray], stem: Iterable[np.ndarray]) -> I
     Yields:
         `[frames, channels]` float32.
     """
-    parts = iter(stem)
-    part = np.zeros(0, dtype=np.float32)
-    for source in context:
-        block = source.reshape(len(source), -1)
-        while len(block):
-            if not len(part):
-                part = next(parts)
-            n = min(len(block), len(part))
-            yield block[:n] + part[:n, None]
-            block, part = block[n:], part[n:]
+    mixer = Mixer(context)
+    for block in stem:
+        yield from mixer.push(block)

@@ -213,19 +213,24 @@ class AtomicAudioWriter:
         return UsageError(f"{self.name} already exists", next_step="use --overwrite to replace it, or another name")
 
     def _unwritable(self, error: Exception) -> AudioError:
-        code = getattr(error, "errno", None)
-        why, next_step = {
-            errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
-            errno.EDQUOT: ("your disk quota is used up", "free some space, or write to another disk"),
-            errno.EFBIG: ("the file grows larger than the system allows", "write to another disk"),
-            errno.EACCES: ("you have no permission to write there", "choose another folder"),
-            errno.EPERM: ("you have no permission to write there", "choose another folder"),
-            errno.EROFS: ("the disk is read-only", "choose another folder"),
-            errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
-            errno.ENOTDIR: ("a part of its path is a file, not a folder", "choose another folder"),
-            errno.EEXIST: ("a part of its path is a file, not a folder", "choose another folder"),
-        }.get(code or 0, (getattr(error, "strerror", None) or str(error), "choose another place"))
-        return AudioError(f"cannot write {self.name}", why=why, next_step=next_step)
+        return unwritable(self.name, error)
+
+
+def unwritable(name: str, error: Exception) -> AudioError:
+    """Make the error for a file that cannot be written, from what the system or libsndfile says."""
+    code = getattr(error, "errno", None)
+    why, next_step = {
+        errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
+        errno.EDQUOT: ("your disk quota is used up", "free some space, or write to another disk"),
+        errno.EFBIG: ("the file grows larger than the system allows", "write to another disk"),
+        errno.EACCES: ("you have no permission to write there", "choose another folder"),
+        errno.EPERM: ("you have no permission to write there", "choose another folder"),
+        errno.EROFS: ("the disk is read-only", "choose another folder"),
+        errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
+        errno.ENOTDIR: ("a part of its path is a file, not a folder", "choose another folder"),
+        errno.EEXIST: ("a part of its path is a file, not a folder", "choose another folder"),
+    }.get(code or 0, (getattr(error, "strerror", None) or str(error), "choose another place"))
+    return AudioError(f"cannot write {name}", why=why, next_step=next_step)
 
 
 def _sync_folder(folder: Path) -> None:

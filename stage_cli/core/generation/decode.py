@@ -7,7 +7,7 @@ attended to. All variations of one context share its prefill.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.delay_pattern import delay, undelay
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.prefix import Layout, companions, join
+from stage_cli.core.lm.prefix import Layout, join
 from stage_cli.core.lm.sampling import guide, sample
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -30,13 +30,13 @@ class Rows:
         tokens: `[R, K, S]` delayed; steps of the target hold pads until they are written.
         layout: where context and target lie in them.
         cache: what the language model has seen of them.
-        companions: `[R, K, K, places]` of the target's steps, counted from the separator's (`lm/prefix.py`), or None.
+        heard: `[R, places, D]` of `LanguageModel.hear`, for the steps from the separator's on, or None.
     """
 
     tokens: Tensor
     layout: Layout
     cache: KVCache
-    companions: Tensor | None = None
+    heard: Tensor | None = None
 
     def between(self, first: int, end: int) -> Tensor:
         """Tokens of the steps [first, end), counted from the step of the target's first frame."""
@@ -61,13 +61,15 @@ def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int,
     if lm.config.restarts:
         cache.restart = layout.shared_steps - layout.first_step  # where the separator will stand in the cache
     shared = delay(context, lm.config.pad)[:, :, layout.first_step : layout.shared_steps]
-    if shared.shape[2]:
-        lm.advance(shared, [cache])
+    states = lm.prefill(shared, cache) if shared.shape[2] else None
     tokens = delay(join(context.repeat_interleave(variations, dim=0), target, lm.config), lm.config.pad)
     heard = None
     if lm.config.aligned_context:
-        places = torch.arange(target.shape[2] + lm.config.codebooks, device=context.device)
-        heard = companions(context, places.expand(context.shape[0], -1), lm.config)
+        B, places = context.shape[0], target.shape[2] + lm.config.codebooks
+        if states is None:
+            heard = torch.zeros(B, places, lm.config.dimension, dtype=lm.dtype, device=context.device)
+        else:
+            heard = lm.hear(states, torch.full((B,), states.shape[1], device=context.device), places)
         heard = heard.repeat_interleave(variations, dim=0)
     return Rows(tokens, layout, cache.repeat(variations), heard)
 
@@ -83,7 +85,29 @@ def decode_window(
     text: Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Write the rest of one window's target.
+    """Write the rest of one window's target at once; the arguments are those of `decode_pieces`.
+
+    Returns:
+        `[B · variations, K, Tt]`, the known frames first.
+    """
+    whole = uniforms.shape[2]
+    pieces = decode_pieces(lm, context, known, uniforms, config, piece=whole, text=text, on_step=on_step)
+    return torch.cat([known, *pieces], dim=2)
+
+
+@torch.inference_mode()
+def decode_pieces(
+    lm: LanguageModel,
+    context: Tensor,
+    known: Tensor,
+    uniforms: Tensor,
+    config: GenerationConfig,
+    *,
+    piece: int,
+    text: Tensor | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Generator[Tensor]:
+    """Write the rest of one window's target, and hand it out while it grows.
 
     Args:
         lm: the language model.
@@ -91,11 +115,12 @@ def decode_window(
         known: `[B · variations, K, Tk]` target codes that exist already; they are never changed.
         uniforms: `[B · variations, K, Tt]`, uniform numbers in [0, 1), one for each token of the target.
         config: guidance and sampling.
+        piece: frames to hand out at once, as soon as they are whole: no later step changes them.
         text: `[B, L, D]` projected text, or None.
         on_step: called after each step with the number of whole frames; may raise to stop.
 
-    Returns:
-        `[B · variations, K, Tt]`, the known frames first.
+    Yields:
+        The newest frames, `[B · variations, K, piece]`, the last time what is left; all of them follow the known ones.
     """
     kept, frames = known.shape[2], uniforms.shape[2]
     target = torch.cat([known, known.new_full((*known.shape[:2], frames - kept), lm.config.pad)], dim=2)
@@ -111,6 +136,7 @@ def decode_window(
     steps = frames + lm.config.codebooks - 1
     # The step before the target's first one (the separator, or the past) is fed together with the known frames.
     logits = _advance(lm, groups, -1, kept)
+    sent = kept
     with StepThreads(lm) as threads:
         for step in range(kept, steps):
             tokens = sample(
@@ -120,21 +146,38 @@ def decode_window(
                 top_k=config.top_k,
                 top_p=config.top_p,
             )
-            for rows in groups:
-                here = rows.between(step, step + 1)[:, :, 0]
-                here.copy_(torch.where(writable[:, :, step], tokens, here))
+            _write(groups, step, tokens, writable[:, :, step])
+            whole = max(kept, step + 2 - lm.config.codebooks)
             if on_step is not None:
-                on_step(max(kept, step + 2 - lm.config.codebooks))
+                on_step(whole)
+            if piece <= whole - sent and whole < frames:
+                with threads.paused():
+                    yield _frames(groups[0], sent, whole)
+                sent = whole
             if step + 1 < steps:
                 logits = _advance(lm, groups, step, step + 1)
             threads.step_done()
-    first = groups[0]
-    return undelay(first.tokens)[:, :, first.layout.target_column :]
+    if sent < frames:
+        last = _frames(groups[0], sent, frames)
+        groups.clear()  # the caches are needed no more, and whoever decodes the frames needs memory
+        yield last
+
+
+def _write(groups: list[Rows], step: int, tokens: Tensor, writable: Tensor) -> None:
+    """Put tokens `[R, K]` into a step of the target, where they belong to frames that are to be written."""
+    for rows in groups:
+        here = rows.between(step, step + 1)[:, :, 0]
+        here.copy_(torch.where(writable, tokens, here))
+
+
+def _frames(rows: Rows, first: int, end: int) -> Tensor:
+    """The target's frames [first, end), `[R, K, end − first]`; all their tokens must be there."""
+    return undelay(rows.between(first - 1, end + rows.layout.codebooks - 1))
 
 
 def _advance(lm: LanguageModel, groups: list[Rows], first: int, end: int) -> Tensor:
     """Feed the steps [first, end) of the target, all rows at once; returns the logits after them."""
-    heard = [rows.companions[..., first + 1 : end + 1] for rows in groups if rows.companions is not None]
+    heard = [rows.heard[:, first + 1 : end + 1] for rows in groups if rows.heard is not None]
     return lm.advance(
         torch.cat([rows.between(first, end) for rows in groups]),
         [rows.cache for rows in groups],

@@ -5,13 +5,14 @@ Memory is that of one window: the caches are made anew for each, and what a song
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.decode import decode_pieces
 from stage_cli.core.generation.windows import plan_windows
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -37,10 +38,13 @@ def generate_song(
     *,
     window: int,
     continuation: Tensor | None = None,
+    piece: int | None = None,
     text: Tensor | None = None,
     on_frames: Callable[[int], None] | None = None,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor]:
     """Write a stem over the whole context, window by window.
+
+    Whoever stops before the end closes the iterator (`contextlib.closing`), which gives torch its threads back.
 
     Args:
         lm: the language model.
@@ -48,6 +52,8 @@ def generate_song(
         config: guidance, sampling, variations, advance.
         window: frames of the model's window.
         continuation: `[1, K, Tk]` target codes with which every variation starts, or None.
+        piece: most frames to yield at once, in the middle of a window, too; None yields whole windows. The codes are
+            the same.
         text: `[1, L, D]` projected text, or None.
         on_frames: called after each step with the number of frames written so far; may raise to stop.
 
@@ -64,17 +70,22 @@ def generate_song(
     uniforms = uniform_numbers(config.seed, config.variations, K, total).to(context.device)
     advance = max(1, round(window * config.advance))
     for part in plan_windows(total, window, advance, done):
-        codes = decode_window(
+        pieces = decode_pieces(
             lm,
             context[:, :, part.start : part.end],
             written[:, :, part.start : part.start + part.kept],
             uniforms[:, :, part.start : part.end],
             config,
+            piece=window if piece is None else piece,
             text=text,
             on_step=None if on_frames is None else _offset(on_frames, part.start),
         )
-        written[:, :, part.start + part.kept : part.end] = codes[:, :, part.kept :]
-        yield codes[:, :, part.kept :]
+        done = part.start + part.kept
+        with closing(pieces):
+            for codes in pieces:
+                written[:, :, done : done + codes.shape[2]] = codes
+                done += codes.shape[2]
+                yield codes
 
 
 def _offset(on_frames: Callable[[int], None], start: int) -> Callable[[int], None]:

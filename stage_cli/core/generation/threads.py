@@ -10,6 +10,8 @@ Only for int8 models: their kernels give the same bits on any number of threads,
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -35,6 +37,7 @@ class StepThreads:
         self._seconds = {self._all: 0.0, 1: 0.0}
         self._step = 0
         self._began = 0.0
+        self._paused = False
 
     def __enter__(self) -> StepThreads:
         self._began = time.perf_counter()
@@ -54,6 +57,10 @@ class StepThreads:
             return
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
+        if self._paused:
+            # Other work has taken time, and the processor's caches: this says nothing of a step.
+            self._paused = False
+            return
         current = torch.get_num_threads()
         # The first step after a change pays for the change: a probe counts its best one.
         probing, first = self._step < 2 * PROBE_STEPS, self._step % PROBE_STEPS == 0
@@ -65,6 +72,19 @@ class StepThreads:
         if self._step >= PERIOD_STEPS:
             self._step = 0
         torch.set_num_threads(self._choice())
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Give all threads back to other work in the middle of a step; that step's time is not counted."""
+        if not self._active:
+            yield
+            return
+        chosen, self._paused = torch.get_num_threads(), True
+        torch.set_num_threads(self._all)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(chosen)
 
     def _choice(self) -> int:
         if self._step < PROBE_STEPS:

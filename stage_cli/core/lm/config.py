@@ -9,6 +9,7 @@ from typing import Any
 from stage_cli.errors import WeightsError
 
 POSITIONS: tuple[str, ...] = ("absolute", "restart")
+CONTEXT_ATTENTIONS: tuple[str, ...] = ("causal", "full")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class LanguageModelConfig:
             MusicGen (the context is simply what came before).
         positions: "absolute", as published, or "restart": they begin again at the separator, so that a frame of the
             target and the frame of the context that sounds with it have one position. Not for imported weights.
-        aligned_context: each step of the target also gets, through a linear, the embeddings of the context that sounds
-            with the frame that it predicts. Not for imported weights.
+        context_attention: "causal", as published, or "full": the context's steps attend to each other in both
+            directions. Not for imported weights.
+        aligned_context: each step of the target also gets, through a linear, what the layers make of the context
+            that sounds with the frame that it predicts. Not for imported weights.
     """
 
     codebooks: int = 4
@@ -40,6 +43,7 @@ class LanguageModelConfig:
     text_dimension: int | None = 768
     separator: bool = True
     positions: str = "absolute"
+    context_attention: str = "causal"
     aligned_context: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +65,12 @@ class LanguageModelConfig:
                 f"lm.positions = {self.positions!r} in the model's config",
                 why='it must be "absolute", or "restart" for a model with a separator',
             )
+        both_ways = self.context_attention == "full"
+        if self.context_attention not in CONTEXT_ATTENTIONS or (both_ways and not self.separator):
+            raise WeightsError(
+                f"lm.context_attention = {self.context_attention!r} in the model's config",
+                why='it must be "causal", or "full" for a model with a separator',
+            )
         if not isinstance(self.aligned_context, bool) or (self.aligned_context and not self.separator):
             raise WeightsError(
                 f"lm.aligned_context = {self.aligned_context!r} in the model's config",
@@ -76,6 +86,11 @@ class LanguageModelConfig:
     def restarts(self) -> bool:
         """Whether positions begin again at the separator."""
         return self.positions == "restart"
+
+    @property
+    def reads_context_first(self) -> bool:
+        """Whether the layers must have run over the context before the first step behind it."""
+        return self.aligned_context or self.context_attention == "full"
 
     @property
     def pad(self) -> int:
@@ -102,7 +117,7 @@ class LanguageModelConfig:
         """Weights of all matrices and embeddings (norms left out)."""
         D = self.dimension
         layer = 4 * D * D * (1 if self.text_dimension is None else 2) + 2 * D * self.feed_forward
-        aligned = self.codebooks * D * D if self.aligned_context else 0
+        aligned = 2 * self.codebooks * D * D if self.aligned_context else 0
         return self.layers * layer + aligned + self.codebooks * D * (self.vocabulary + self.codebook_size)
 
     def to_dict(self) -> dict[str, Any]:

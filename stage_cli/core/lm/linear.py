@@ -1,21 +1,33 @@
 """Linear layers in the precisions that the model can be kept in.
 
-Quantized weights are int8 with one scale an output channel (symmetric, absmax / 127); activations stay bfloat16, so
-that an outlier in them costs nothing. On a CPU the product reads half the bytes of bfloat16, which is what a decode
-step waits for.
+Quantized weights are int8 with one scale an output channel (symmetric, absmax / 127). On x86 they are multiplied with
+bytes too: FBGEMM's product waits for nothing but the weights, for a few rows as for one (docs/benchmarks.md). Each row
+of activations is taken apart into two rows of bytes, the second of what the first one's rounding left, for activations
+of 8 bits alone would change more tokens than the weights' rounding does. A row is scaled by its own largest number: its
+result does not depend on its neighbours. Elsewhere torch's kernel for int8 weights and activations that stay floats is
+used.
 """
 
 from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Above this many rows a product is bound by arithmetic, and a bfloat16 copy of the weights is faster.
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# Without FBGEMM: above this many rows a product is bound by arithmetic, and a copy of the weights as floats is faster.
 INT8_KERNEL_ROWS = 32
 
 # Weights rounded at once: what fp32 copies of them take bounds the peak of memory while a model is loaded.
 QUANTIZED_AT_ONCE = 2**20
+
+_ENGINE = "fbgemm"
 
 
 def linear(in_features: int, out_features: int, *, quantized: bool) -> nn.Module:
@@ -23,44 +35,102 @@ def linear(in_features: int, out_features: int, *, quantized: bool) -> nn.Module
     return Int8Linear(in_features, out_features) if quantized else nn.Linear(in_features, out_features, bias=False)
 
 
+def multiplies_bytes() -> bool:
+    """Whether this machine has FBGEMM's product of 8-bit activations and weights."""
+    # A later torch may do without these; it would have to be asked for another way of packing.
+    packs = hasattr(torch, "_make_per_channel_quantized_tensor")
+    return packs and _ENGINE in torch.backends.quantized.supported_engines
+
+
+def activation_steps() -> int:
+    """Steps from zero to a row's largest activation: 127, or 63 where sums of products of 8 bits could overflow.
+
+    Processors without VNNI add two products in 16 bits.
+    """
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return 127 if supported is not None and supported() else 63
+
+
 class Int8Linear(nn.Module):
     """`x · Wᵀ` with W kept as int8 and one scale an output channel.
 
-    Shapes: x `[…, in_features]` bfloat16 → `[…, out_features]` bfloat16.
-    """
+    It has no weights until `keep` gives it some, and none are in its `state_dict`: FBGEMM has an order of its own for
+    them.
 
-    weight: Tensor
-    scale: Tensor
+    Shapes: x `[…, in_features]` floats → `[…, out_features]` likewise.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.empty(out_features, dtype=torch.bfloat16))
+        self._plain: tuple[Tensor, Tensor] | None = None
+        self._packed: Any = None
+        self._steps = activation_steps()
 
     @staticmethod
     def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights `[out, in]` → int8 `[out, in]` and bfloat16 scales `[out]`.
-
-        The scale is rounded to bfloat16 first and the weights are divided by the rounded one, so that rounding the
-        scale costs no accuracy.
-        """
-        quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
-        scales = torch.empty(weight.shape[0], dtype=torch.bfloat16, device=weight.device)
+        """Weights `[out, in]` → int8 `[out, in]` and fp32 scales `[out]`."""
+        quantized = torch.empty(weight.shape, dtype=torch.int8)
+        scales = torch.empty(weight.shape[0])
         step = max(1, QUANTIZED_AT_ONCE // weight.shape[1])
         for start in range(0, weight.shape[0], step):
             rows = weight[start : start + step].float()
-            scale = (rows.abs().amax(dim=1) / 127).clamp(min=1e-12).to(torch.bfloat16)
+            scale = (rows.abs().amax(dim=1) / 127).clamp(min=1e-30)
             scales[start : start + step] = scale
-            # A scale rounded down would send the largest weight past 127: the clamp costs it at most 0.4 %.
-            quantized[start : start + step] = (rows / scale.float()[:, None]).round_().clamp_(-127, 127)
+            quantized[start : start + step] = (rows / scale[:, None]).round_().clamp_(-127, 127)
         return quantized, scales
+
+    def keep(self, weight: Tensor) -> None:
+        """Round weights `[out, in]` and keep them."""
+        quantized, scales = self.quantize(weight)
+        if not multiplies_bytes():
+            self._plain = quantized, scales
+            return
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        with _engine(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*deprecated")
+            rounded = torch._make_per_channel_quantized_tensor(quantized, scales.double(), zeros, 0)
+            self._packed = torch.ops.quantized.linear_prepack(rounded, None)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """A copy of what is kept: int8 `[out, in]` and fp32 scales `[out]`."""
+        if self._packed is None:
+            assert self._plain is not None, "nothing was kept yet"
+            return self._plain
+        rounded, _ = torch.ops.quantized.linear_unpack(self._packed)
+        return rounded.int_repr(), rounded.q_per_channel_scales().float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply; see the class for shapes."""
-        rows = x.numel() // self.in_features
-        if rows <= INT8_KERNEL_ROWS and x.device.type == "cpu":
-            flat = x.reshape(rows, self.in_features)
-            product = torch.ops.aten._weight_int8pack_mm(flat, self.weight, self.scale)
-            return product.reshape(*x.shape[:-1], self.out_features)
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        flat = x.reshape(-1, self.in_features)
+        product = self._of_bytes(flat.float()) if self._packed is not None else self._of_floats(flat)
+        return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def _of_bytes(self, x: Tensor) -> Tensor:
+        steps = self._steps
+        largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
+        scaled = x * (steps / largest)
+        rounded = scaled.round()
+        # What rounding leaves is at most half a step: it is doubled to fill the range of a byte.
+        bytes_ = torch.cat([rounded, (scaled - rounded).mul_(2 * steps)]).div_(steps)
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        first, second = multiply(bytes_, 1 / steps, steps + 1, self._packed).chunk(2)
+        return second.mul_(0.5 / steps).add_(first).mul_(largest)
+
+    def _of_floats(self, x: Tensor) -> Tensor:
+        weight, scale = self.weights
+        if len(x) <= INT8_KERNEL_ROWS:
+            return torch.ops.aten._weight_int8pack_mm(x, weight, scale.to(x.dtype))
+        return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+
+
+@contextmanager
+def _engine() -> Generator[None]:
+    """Weights are packed for torch's current engine, which is the whole process's: changed for a moment only."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = _ENGINE
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before

@@ -105,6 +105,20 @@ def attended_steps(delayed: Tensor, context_frames: int, config: LanguageModelCo
     return (~invalid).any(dim=1)
 
 
+def attention_mask(attended: Tensor, both_ways: int = 0) -> Tensor:
+    """Who sees whom: `[B, 1, S, S]`, True where a step (row) attends to a step (column).
+
+    Args:
+        attended: `[B, S]`.
+        both_ways: that many first steps see each other in both directions; all else is causal.
+    """
+    steps = torch.arange(attended.shape[1], device=attended.device)
+    seen = (steps <= steps[:, None]) | ((steps < both_ways) & (steps[:, None] < both_ways))
+    # A masked step sees itself, for a softmax over nothing is not a number; nobody else sees a masked step.
+    itself = steps == steps[:, None]
+    return ((seen & attended[:, None, :]) | itself)[:, None]
+
+
 def positions(attended: Tensor, restart: int | None = None) -> Tensor:
     """Positions `[B, S]` that count from the first attended step of each row; masked steps before it get 0.
 
@@ -134,37 +148,3 @@ def delayed_sequence(context: Tensor, target: Tensor, config: LanguageModelConfi
     # The separator's first step predicts the target's first frame: it gets the position of the context's first frame.
     restart = context.shape[2] + 1 if config.restarts else None
     return delayed, attended, positions(attended, restart)
-
-
-def companions(context: Tensor, places: Tensor, config: LanguageModelConfig) -> Tensor:
-    """The context's tokens that sound with the frame that a step predicts (`aligned_context`).
-
-    Codebook k of frame t is predicted at place t + k, counted from the separator's first step, and stands in the
-    delayed context at place t + k too: the K places from there on hold all codebooks of the frame.
-
-    Args:
-        context: `[B, K, Tc]` codes, shorter ones left-padded with the pad token; a dropped context is all pads.
-        places: `[B, S]` of the steps; negative before the separator.
-        config: the language model's.
-
-    Returns:
-        `[B, K places, K codebooks, S]`; pads where the context has nothing, and before the separator.
-    """
-    K = context.shape[1]
-    # Step 0, and the last of one frame more than there is, hold nothing but pads.
-    more = context.new_full((context.shape[0], K, 1), config.pad)
-    delayed = delay(torch.cat([context, more], dim=2), config.pad)
-    first = 1 + (context[:, 0] == config.pad).sum(dim=1)
-    steps = first[:, None, None] + places[:, None] + torch.arange(K, device=context.device)[:, None]
-    steps = torch.where(places[:, None] < 0, 0, steps.clamp(max=delayed.shape[2] - 1))
-    found = delayed[:, None].expand(-1, K, -1, -1)
-    return found.gather(3, steps[:, :, None].expand(-1, -1, K, -1))
-
-
-def sequence_companions(context: Tensor, target_frames: int, config: LanguageModelConfig) -> Tensor | None:
-    """The companions of all steps of `delayed_sequence`; None for a model that takes none."""
-    if not config.aligned_context:
-        return None
-    first = context.shape[2] + 1
-    places = torch.arange(first + target_frames + config.codebooks, device=context.device) - first
-    return companions(context, places.expand(context.shape[0], -1), config)

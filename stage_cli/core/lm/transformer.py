@@ -1,7 +1,11 @@
 """MusicGen's decoder: tokens to logits, with or without a cache. One class for all sizes, chosen by the config.
 
-Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no bias in any linear; K embedding tables
-summed, K output heads in one matrix (https://arxiv.org/abs/2306.05284; names of the weights in docs/model.md).
+K embedding tables summed, layers (`lm/layer.py`), K output heads in one matrix (https://arxiv.org/abs/2306.05284;
+names of the weights in docs/model.md).
+
+As published, context and target are one causal sequence. With an option of the config that reads the context first
+(`LanguageModelConfig.reads_context_first`) they are two: the layers run over the context, then over the rest, which
+attends to the context's keys and values and can be given its hidden states.
 
 Linears have no bias, so zero text vectors would add exactly nothing: rows without text skip the cross-attention.
 """
@@ -10,102 +14,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
+from stage_cli.core.lm.layer import KeysValues, Layer, attend_cached, merge_heads
 from stage_cli.core.lm.linear import Int8Linear, linear
+from stage_cli.core.lm.prefix import attention_mask
 from stage_cli.core.lm.sinusoids import sinusoids
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """`[B, S, D]` → `[B, heads, S, D / heads]`."""
-    B, S, D = x.shape
-    return x.view(B, S, heads, D // heads).transpose(1, 2)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    """`[B, heads, S, D / heads]` → `[B, S, D]`."""
-    return x.transpose(1, 2).flatten(2)
-
-
-class Layer(nn.Module):
-    """One pre-norm layer: self-attention, cross-attention, feed-forward, each added to its input.
+@dataclass(frozen=True)
+class ReadContext:
+    """A context that the layers have run over.
 
     Attributes:
-        checkpointing: keep no activations for the gradient, and compute them again when it is asked for.
-        has_dropout: a part that was put into it (LoRA) draws random numbers.
+        states: `[B, C, 2 · D]` that `hear` reads: after the last layer, and before the first.
+        keys_values: of each layer.
+        attended: `[B, C]`, False where a step takes no part in attention; each row's own steps are the last.
     """
 
-    def __init__(self, config: LanguageModelConfig, *, quantized: bool = False) -> None:
-        super().__init__()
-        D = config.dimension
-        self.heads = config.heads
-        self.checkpointing = False
-        self.has_dropout = False
-        self.attention_norm = nn.LayerNorm(D)
-        self.attention_qkv = linear(D, 3 * D, quantized=quantized)
-        self.attention_out = linear(D, D, quantized=quantized)
-        if config.text_dimension is not None:
-            self.text_norm = nn.LayerNorm(D)
-            self.text_q = linear(D, D, quantized=quantized)
-            self.text_kv = linear(D, 2 * D, quantized=quantized)
-            self.text_out = linear(D, D, quantized=quantized)
-        self.feed_forward_norm = nn.LayerNorm(D)
-        self.feed_forward_in = linear(D, config.feed_forward, quantized=quantized)
-        self.feed_forward_out = linear(config.feed_forward, D, quantized=quantized)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, text: Tensor | None = None, text_mask: Tensor | None = None
-    ) -> Tensor:
-        """Run the layer over whole sequences.
-
-        Args:
-            x: `[B, S, D]`.
-            mask: `[B, 1, S, S]`, True where a step (row) attends to a step (column); None is causal.
-            text: `[B, L, D]` projected text; None skips the cross-attention.
-            text_mask: `[B, 1, 1, L]`, True where a vector of text takes part; None is everywhere.
-
-        Returns:
-            `[B, S, D]`.
-        """
-        if self.checkpointing and torch.is_grad_enabled():
-            # Where no part draws random numbers, there is no state to be kept for the second pass.
-            keep = self.has_dropout
-            return checkpoint(self._run, x, mask, text, text_mask, use_reentrant=False, preserve_rng_state=keep)
-        return self._run(x, mask, text, text_mask)
-
-    def _run(self, x: Tensor, mask: Tensor | None, text: Tensor | None, text_mask: Tensor | None) -> Tensor:
-        q, k, v = self.project(x)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        x = x + self.attention_out(_merge_heads(seen))
-        if text is not None:
-            x = self.attend_text(x, *self.text_keys_values(text), text_mask)
-        return self.feed_forward(x)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the self-attention: `[B, S, D]` → three of `[B, heads, S, D / heads]`."""
-        q, k, v = self.attention_qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        return _split_heads(q, self.heads), _split_heads(k, self.heads), _split_heads(v, self.heads)
-
-    def text_keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of projected text `[B, L, D]`: two of `[B, heads, L, D / heads]`. They never change."""
-        k, v = self.text_kv(text).chunk(2, dim=-1)
-        return _split_heads(k, self.heads), _split_heads(v, self.heads)
-
-    def attend_text(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Add the cross-attention's output to x `[B, S, D]`; `mask` as `text_mask` in `forward`."""
-        q = _split_heads(self.text_q(self.text_norm(x)), self.heads)
-        return x + self.text_out(_merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """Add the feed-forward's output to x `[B, S, D]`."""
-        return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
+    states: Tensor
+    keys_values: list[KeysValues]
+    attended: Tensor
 
 
 class LanguageModel(nn.Module):
@@ -124,7 +60,7 @@ class LanguageModel(nn.Module):
         if not self.embeddings.is_meta:  # there, random numbers would make torch import its compiler: seconds
             nn.init.kaiming_normal_(self.embeddings)
         if config.aligned_context:
-            self.aligned = linear(K * D, D, quantized=quantized)
+            self.aligned = linear(2 * K * D, D, quantized=quantized)
         self.layers = nn.ModuleList(Layer(config, quantized=quantized) for _ in range(config.layers))
         self.norm = nn.LayerNorm(D)
         self.output_heads = linear(D, K * config.codebook_size, quantized=quantized)
@@ -149,26 +85,20 @@ class LanguageModel(nn.Module):
         """The precision of the K/V cache: fp32 on a CPU, where attention of one step over bfloat16 takes longer."""
         return torch.float32 if self.embeddings.device.type == "cpu" else self.dtype
 
-    def embed(self, tokens: Tensor, positions: Tensor, companions: Tensor | None = None) -> Tensor:
-        """Sum the K embeddings of each step, add its position and what its companions say.
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Sum the K embeddings of each step, and add its position.
 
         STAGE's pad is frozen: its embeddings take part, and get a gradient of exactly zero.
 
         Args:
             tokens: `[B, K, S]`, delayed.
             positions: `[B, S]` or `[1, S]`.
-            companions: `[B, K, K, S]` tokens of the context (`lm/prefix.py`), or None.
 
         Returns:
             `[B, S, D]`.
         """
         summed = self._summed(tokens)
-        x = summed + sinusoids(positions, summed.shape[2]).to(summed.dtype)
-        if companions is None:
-            return x
-        B, places = companions.shape[:2]
-        found = self._summed(companions.flatten(0, 1)).unflatten(0, (B, places))
-        return x + self.aligned(found.transpose(1, 2).flatten(2))
+        return summed + sinusoids(positions, summed.shape[2]).to(summed.dtype)
 
     def _summed(self, tokens: Tensor) -> Tensor:
         """Sum the K embeddings of each step: `[B, K, S]` → `[B, S, D]`."""
@@ -189,7 +119,7 @@ class LanguageModel(nn.Module):
         *,
         mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        companions: Tensor | None = None,
+        heard: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of all steps at once; `logits` makes logits of those that are wanted.
 
@@ -199,15 +129,88 @@ class LanguageModel(nn.Module):
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
             mask: see `Layer.forward`; None is causal.
             text_mask: see `Layer.forward`.
-            companions: see `embed`.
+            heard: `[B, S, D]` of `hear`, or None.
 
         Returns:
             `[B, S, D]`, before the last norm.
         """
-        x = self.embed(tokens, positions, companions)
-        for layer in self.layers:
-            x = layer(x, mask, text, text_mask)
+        x = self.embed(tokens, positions)
+        x = x if heard is None else x + heard
+        for layer in self._layers():
+            x, _ = layer(x, mask, text, text_mask)
         return x
+
+    def read_context(
+        self,
+        tokens: Tensor,
+        attended: Tensor,
+        positions: Tensor,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> ReadContext:
+        """Run the context, before what follows it.
+
+        Args:
+            tokens: `[B, K, C]`, delayed.
+            attended: `[B, C]`, False where a step takes no part in attention.
+            positions: `[B, C]`.
+            text: as in `hidden`.
+            text_mask: as in `hidden`.
+        """
+        causal = self.config.context_attention == "causal"
+        mask = None if bool(attended.all()) else attention_mask(attended, 0 if causal else attended.shape[1])
+        x, past = self.embed(tokens, positions), []
+        for layer in self._layers():
+            x, keys_values = layer(x, mask, text, text_mask, causal=causal)
+            past.append(keys_values)
+        return ReadContext(self._states(x, tokens), past, attended)
+
+    def hidden_after(
+        self,
+        context: ReadContext,
+        tokens: Tensor,
+        positions: Tensor,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of the separator and the target, after a context that was read; arguments as in `hidden`."""
+        B, _, S = tokens.shape
+        x = self.embed(tokens, positions)
+        if self.config.aligned_context:
+            x = x + self.hear(context.states, context.attended.sum(dim=1), S)
+        own = torch.ones(S, S, dtype=torch.bool, device=tokens.device).tril()
+        seen = context.attended[:, None, :].expand(-1, S, -1)
+        mask = torch.cat([seen, own.expand(B, -1, -1)], dim=2)[:, None]
+        for layer, past in zip(self._layers(), context.keys_values, strict=True):
+            x, _ = layer(x, mask, text, text_mask, past=past)
+        return x
+
+    def _states(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """What `hear` reads of some steps, `[B, C, 2 · D]`: hidden states after the last layer, and embeddings."""
+        # Hidden states grow from layer to layer, and no norm of the model is made for reading them here.
+        embedded = self._summed(tokens)
+        return torch.cat([F.layer_norm(hidden, hidden.shape[2:]).to(embedded.dtype), embedded], dim=2)
+
+    def hear(self, states: Tensor, own: Tensor, places: int) -> Tensor:
+        """What the steps from the separator's first on get of the context that sounds with them (`aligned_context`).
+
+        Codebook k of frame t is predicted at place t + k, counted from the separator's first step, and stands in the
+        delayed context at place t + k too: the K places from there on hold all codebooks of the frame.
+
+        Args:
+            states: `[B, C, 2 · D]` of the context's steps, each row's own ones last.
+            own: `[B]`, how many those are; 0 where there is no context.
+            places: S, how many steps are to be given theirs.
+
+        Returns:
+            `[B, S, D]` to be added to the embeddings; zero where the context has nothing.
+        """
+        C = states.shape[1]
+        K = torch.arange(self.config.codebooks, device=states.device)
+        steps = (C - own)[:, None, None] + torch.arange(places, device=states.device)[:, None] + K
+        steps = steps.clamp(max=C).flatten(1)[..., None]  # step C is the silence behind the context
+        found = F.pad(states, (0, 0, 0, 1)).gather(1, steps.expand(-1, -1, states.shape[2]))
+        return self.aligned(found.unflatten(1, (places, len(K))).flatten(2))
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states `[B, S, D]` → logits `[B, K, S, codebook_size]` in fp32."""
@@ -221,52 +224,64 @@ class LanguageModel(nn.Module):
         attended: Tensor,
         positions: Tensor,
         text: Tensor | None = None,
-        companions: Tensor | None = None,
+        context_steps: int = 0,
     ) -> Tensor:
         """Logits of all steps at once; the output at step s predicts the tokens of step s + 1.
+
+        The plain way, which training and generation are tested against: a model that reads its context first runs twice
+        over all of it.
 
         Args:
             tokens: `[B, K, S]`, delayed.
             attended: `[B, S]`, False where a step takes no part in attention (`lm/prefix.py`).
             positions: `[B, S]`.
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
-            companions: see `embed`.
+            context_steps: the steps before the separator's first; only read by models that read the context first.
 
         Returns:
             `[B, K, S, codebook_size]` fp32; what stands at steps that are not attended to means nothing.
         """
-        mask = None
-        if not bool(attended.all()):
-            S = tokens.shape[2]
-            causal = torch.ones(S, S, dtype=torch.bool, device=tokens.device).tril()
-            # A masked step sees itself, for a softmax over nothing is not a number; nobody sees a masked step.
-            itself = torch.eye(S, dtype=torch.bool, device=tokens.device)
-            mask = ((causal & attended[:, None, :]) | itself)[:, None]
-        return self.logits(self.hidden(tokens, positions, text, mask=mask, companions=companions))
+        both_ways = context_steps if self.config.context_attention == "full" else 0
+        mask = None if both_ways == 0 and bool(attended.all()) else attention_mask(attended, both_ways)
+        heard = None
+        if self.config.aligned_context:
+            read = self._states(self.hidden(tokens, positions, text, mask=mask), tokens)[:, :context_steps]
+            own = attended[:, :context_steps].sum(dim=1)
+            heard = F.pad(self.hear(read, own, tokens.shape[2] - context_steps), (0, 0, context_steps, 0))
+        return self.logits(self.hidden(tokens, positions, text, mask=mask, heard=heard))
 
     def attach_text(self, cache: KVCache, text: Tensor) -> None:
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
-    def advance(self, tokens: Tensor, caches: Sequence[KVCache], companions: Tensor | None = None) -> Tensor:
+    def advance(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None = None) -> Tensor:
         """Feed the next s steps of every row, after what the caches hold.
 
         Args:
             tokens: `[R, K, s]`, delayed; the rows of the caches one cache after the other, R = sum of their rows.
             caches: they grow by s steps. No step in them is masked: masked steps are simply never fed.
-            companions: of these steps, see `embed`.
+            heard: `[R, s, D]` of `hear`, or None.
 
         Returns:
             Logits of the last of the s steps, `[R, K, codebook_size]` fp32.
         """
+        return self.logits(self._feed(tokens, caches, heard)[:, -1:])[:, :, 0]
+
+    def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Feed a context's steps into an empty cache; as `advance`, but returns what `hear` reads, `[R, s, 2 · D]`."""
+        x = self._feed(tokens, [cache], None, causal=self.config.context_attention == "causal")
+        return self._states(x, tokens)
+
+    def _feed(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
         s = tokens.shape[2]
         rows = [cache.rows for cache in caches]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
-        x = self.embed(tokens, positions, companions)
+        x = self.embed(tokens, positions)
+        x = x if heard is None else x + heard
         for index, layer in enumerate(self._layers()):
             parts = zip(caches, *(part.split(rows) for part in layer.project(x)), strict=True)
-            seen = torch.cat([_attend_cached(cache, index, q, k, v) for cache, q, k, v in parts])
-            x = x + layer.attention_out(_merge_heads(seen))
+            seen = torch.cat([attend_cached(cache, index, q, k, v, causal=causal) for cache, q, k, v in parts])
+            x = x + layer.attention_out(merge_heads(seen))
             if any(cache.text for cache in caches):
                 x = torch.cat([
                     layer.attend_text(part, *cache.text[index]) if cache.text else part
@@ -275,21 +290,7 @@ class LanguageModel(nn.Module):
             x = layer.feed_forward(x)
         for cache in caches:
             cache.advance(s)
-        return self.logits(x[:, -1:])[:, :, 0]
+        return x
 
     def _layers(self) -> Sequence[Layer]:
         return cast("Sequence[Layer]", self.layers)  # a ModuleList types its items as plain modules
-
-
-def _attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Self-attention of the newest s steps over all steps so far; `[rows, heads, s, D / heads]` each."""
-    past, s = cache.length, q.shape[2]
-    keys, values = cache.append(layer, k, v)
-    if past == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=s > 1)
-    if s == 1 and q.device.type == "cpu":
-        # As quick as torch's fused kernel, which gives other bits on another number of threads (generation/threads.py).
-        scores = (q.to(keys.dtype) * q.shape[-1] ** -0.5) @ keys.transpose(2, 3)
-        return (scores.softmax(dim=-1) @ values).to(q.dtype)
-    mask = None if s == 1 else torch.ones(s, past + s, dtype=torch.bool, device=q.device).tril(diagonal=past)
-    return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask).to(q.dtype)

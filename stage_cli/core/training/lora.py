@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.transformer import LanguageModel, Layer
+from stage_cli.core.lm.layer import Layer
+from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.training.config import LoraConfig
 from stage_cli.core.weights.adapter_config import AdapterConfig, name_base
@@ -52,11 +53,11 @@ class _SeparatorLearner(LanguageModel):
 
     separator_change: nn.Parameter
 
-    def embed(self, tokens: Tensor, positions: Tensor, companions: Tensor | None = None) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embed as `LanguageModel.embed` does, the separators with what is learned."""
         change = self.separator_change.view(self.config.codebooks, self.config.dimension)
         is_separator = (tokens == self.config.separator_token).transpose(1, 2)
-        return super().embed(tokens, positions, companions) + is_separator.to(change.dtype) @ change
+        return super().embed(tokens, positions) + is_separator.to(change.dtype) @ change
 
 
 def add_lora(

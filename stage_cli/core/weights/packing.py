@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights.codec_config import codec_config_values
 from stage_cli.core.weights.plan import Source
@@ -17,6 +19,9 @@ from stage_cli.core.weights.tensors import SCALE_SUFFIX, check_finite
 from stage_cli.errors import WeightsError
 
 Packing = Literal["float16", "int8"]
+
+LOG_MAGNITUDE_BIAS = "codec.decoder.output.bias"
+"""Of a spectral codec's decoder: its first half is added to the logarithms of all magnitudes."""
 
 
 def pack_model(
@@ -38,13 +43,25 @@ def pack_model(
     save_tensors(directory, {**config.to_dict(), "codec": codec}, _packed(tensors, packing))
 
 
-def pack_codec(directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing) -> None:
+def pack_codec(
+    directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing, gain: float = 0.0
+) -> None:
     """Write the codec of a model alone; its codebooks stay float16.
 
+    Args:
+        directory: to make.
+        config: the model's.
+        sources: of its tensors.
+        packing: how matrices are stored.
+        gain: dB by which what it decodes is made louder; of a spectral codec, whose decoder writes log magnitudes.
+
     Raises:
-        WeightsError: weights are broken, or it cannot be written.
+        WeightsError: weights are broken, it is another kind of codec, or it cannot be written.
     """
+    if gain and not isinstance(config.codec, SpectralConfig):
+        raise WeightsError("Only a spectral codec can be packed with a gain")
     tensors = (pair for source in sources for pair in source.tensors() if pair[0].startswith("codec."))
+    tensors = (_louder(name, tensor, gain) for name, tensor in tensors)
     values: Mapping[str, Any] = codec_config_values(config.codec, config.licence)
     save_tensors(directory, values, _packed(tensors, packing))
 
@@ -59,6 +76,14 @@ def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     # A row whose scale underflows is all zeros, nearly.
     rounded = (tensor.float() / scale.float().clamp(min=1e-8)[..., None]).round().clamp(-127, 127)
     return rounded.to(torch.int8), scale
+
+
+def _louder(name: str, tensor: Tensor, gain: float) -> tuple[str, Tensor]:
+    if name != LOG_MAGNITUDE_BIAS or not gain:
+        return name, tensor
+    louder = tensor.clone()
+    louder[: len(tensor) // 2] += gain * math.log(10) / 20  # phases are the other half
+    return name, louder
 
 
 def _packed(tensors: Iterator[tuple[str, Tensor]], packing: Packing) -> Iterator[tuple[str, Tensor]]:

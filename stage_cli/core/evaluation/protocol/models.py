@@ -64,8 +64,12 @@ class ModelSystem(System):
         if config.descriptions and not found.takes_text:
             raise UsageError(f"{spec} takes no description", next_step="leave --descriptions out")
         self.weights = directory_content(directory)
-        self._draw = config.generation_of(found.sampling)
-        self.content = digest_of(self.weights, config.precision, self._draw.sampling, config.descriptions)
+        self._draws = {
+            kind: config.generation_of(found.sampling_for(metronome=kind == "metronome"))
+            for kind in ("mix", "metronome")
+        }
+        drawn = {kind: draw.sampling for kind, draw in self._draws.items()}
+        self.content = digest_of(self.weights, config.precision, drawn, config.descriptions)
         self.about = {
             "name": spec if resolve_is_name(spec) else Path(spec).name,
             "parameters": found.lm.parameters,
@@ -73,7 +77,7 @@ class ModelSystem(System):
             "window_seconds": found.window_seconds,
             "licence": found.licence,
             "base": found.base,
-            **self._draw.sampling,
+            **_differing(drawn["mix"], drawn["metronome"]),
             "content": self.weights[:16],
         }
         self._model: StageModel | None = None
@@ -105,7 +109,7 @@ class ModelSystem(System):
         model = self._model
         rate = model.config.codec.sample_rate
         context = resample(clip.context, clip.sample_rate, rate)
-        draw = dataclasses.replace(self._draw, seed=clip.plan.seed, variations=1)
+        draw = dataclasses.replace(self._draws[clip.plan.context_kind], seed=clip.plan.seed, variations=1)
         begin_peak(model.runtime.device)
         began = time.perf_counter()
         with torch.inference_mode(), memory_errors(model.config, model.runtime):
@@ -116,6 +120,14 @@ class ModelSystem(System):
             written = torch.cat(list(parts), dim=2).to(model.runtime.codec_device)
             audio = _decode(model.codec, written, round(clip.seconds * rate))
         return Take(audio, rate, time.perf_counter() - began, peak_memory(model.runtime.device))
+
+
+def _differing(mix: dict[str, float], metronome: dict[str, float]) -> dict[str, float | str]:
+    """How a model draws, each setting with both of its values where they are two."""
+    return {
+        name: value if metronome[name] == value else f"{value:g} (metronome: {metronome[name]:g})"
+        for name, value in mix.items()
+    }
 
 
 class CodecSystem(System):

@@ -43,6 +43,8 @@ class TrainConfig:
         context_dropout: probability that an item is learned without its context.
         description_dropout: likewise without its description.
         word_dropout: probability of leaving out each word of a description.
+        history_dropout: probability that pieces of the target's own past, half a second each, are hidden from the model
+            while it learns an item: what comes next must then be found in the context.
         ema_decay: of a moving average of the weights, which becomes the result; 0 is off.
         checkpoint_every: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
@@ -68,6 +70,7 @@ class TrainConfig:
     context_dropout: float = 0.1
     description_dropout: float = 0.5
     word_dropout: float = 0.3
+    history_dropout: float = 0.0
     ema_decay: float = 0.0
     checkpoint_every: int = 1000
     keep_last: int = 2
@@ -83,7 +86,7 @@ class TrainConfig:
         check_choice("train.clip", self.clip, CLIPS)
         check_number("train.clip_at", self.clip_at, 0, 1e6, above=True)
         self._check_codebook_weights()
-        for key in ("context_dropout", "description_dropout", "word_dropout"):
+        for key in ("context_dropout", "description_dropout", "word_dropout", "history_dropout"):
             check_number(f"train.{key}", getattr(self, key), 0, 1)
         check_number("train.ema_decay", self.ema_decay, 0, 1, below=True)
         check_whole("train.checkpoint_every", self.checkpoint_every, 1)

@@ -76,6 +76,7 @@ class TokenBatch:
         target: `[B, K, Tt]` int64.
         text: `[B, L, text dimension]` of the text encoder, or None: no item has a description.
         text_mask: `[B, L]` bool, False everywhere where a description is dropped; None with `text`.
+        hidden: `[B, Tt]` bool, True where a frame of the target is learned but not seen; None is nowhere.
     """
 
     context: Tensor
@@ -83,6 +84,7 @@ class TokenBatch:
     target: Tensor
     text: Tensor | None = None
     text_mask: Tensor | None = None
+    hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.context_frames)
@@ -91,6 +93,10 @@ class TokenBatch:
         """Return each item's own context, `[K, its frames]`."""
         end = self.context.shape[2]
         return [row[:, end - own :] for row, own in zip(self.context, self.context_frames, strict=True)]
+
+    def seen_target(self, pad: int) -> Tensor:
+        """Return the target as the model sees it, `[B, K, Tt]`: the language model's pad where it is hidden."""
+        return self.target if self.hidden is None else self.target.masked_fill(self.hidden[:, None], pad)
 
     def with_contexts(self, contexts: Sequence[Tensor], pad: int) -> TokenBatch:
         """Return the batch with other contexts, `[K, any frames]` each; `pad` is the language model's pad token."""

@@ -4,6 +4,8 @@ Rows of one batch have contexts of unequal lengths. What STAGE masks (step 0, le
 lies before the first attended step of a row, so each row is moved to begin with that step. Shorter rows then end in
 padding, which a causal model never sees: there is no mask, positions are the same in all rows (unless they restart at
 the separator), and attention takes the fastest kernel. The outputs are those of the masked sequence (docs/model.md).
+
+A model that reads its context first (`LanguageModelConfig.reads_context_first`) does so with masks.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.delay_pattern import delay
-from stage_cli.core.lm.prefix import Layout, companions, join
+from stage_cli.core.lm.prefix import Layout, delayed_sequence, join
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.training.task.batches import TokenBatch
 
@@ -57,22 +59,32 @@ class StemModule(nn.Module):
 
         At [b, j, k] stands what predicts frame j − k of codebook k; where j < k, what is given already.
         """
+        if self.lm.config.reads_context_first:
+            return self._logits_after_context(batch)
         tokens, first_outputs = training_sequence(batch, self.lm.config)
         positions = torch.arange(tokens.shape[2], device=tokens.device)[None]
         if self.lm.config.restarts:
             # What predicts the target's first frame is the separator's first step.
             own, restart = positions.expand(len(batch), -1), first_outputs[:, None]
             positions = torch.where(own >= restart, own - restart, own)
-        heard = None
-        if self.lm.config.aligned_context:
-            places = torch.arange(tokens.shape[2], device=tokens.device) - first_outputs[:, None]
-            heard = companions(batch.context, places, self.lm.config)
         text, text_mask = self._text(batch)
-        x = self.lm.hidden(tokens, positions, text, text_mask=text_mask, companions=heard)
+        x = self.lm.hidden(tokens, positions, text, text_mask=text_mask)
         outputs = first_outputs[:, None] + torch.arange(batch.target.shape[2], device=tokens.device)
         # The heads are as wide as the whole model: only the steps that are learned go through them.
         learned = x.gather(1, outputs[..., None].expand(-1, -1, x.shape[2]))
         return self.lm.logits(learned).transpose(1, 2)
+
+    def _logits_after_context(self, batch: TokenBatch) -> Tensor:
+        """Return what `target_logits` does, for a model that reads its context first."""
+        config = self.lm.config
+        tokens, attended, positions = delayed_sequence(batch.context, batch.seen_target(config.pad), config)
+        # Step 0 holds nothing; the separator's first step predicts the target's first frame.
+        read = slice(1, batch.context.shape[2] + 1)
+        learned = slice(read.stop, read.stop + batch.target.shape[2])
+        text, text_mask = self._text(batch)
+        context = self.lm.read_context(tokens[:, :, read], attended[:, read], positions[:, read], text, text_mask)
+        x = self.lm.hidden_after(context, tokens[:, :, learned], positions[:, learned], text, text_mask)
+        return self.lm.logits(x).transpose(1, 2)
 
     def _text(self, batch: TokenBatch) -> tuple[Tensor | None, Tensor | None]:
         """Projected text `[B, L, D]` and where it takes part `[B, 1, 1, L]`; None for a model without text."""
@@ -100,7 +112,7 @@ def training_sequence(batch: TokenBatch, config: LanguageModelConfig) -> tuple[T
     """
     context_frames, target_frames = batch.context.shape[2], batch.target.shape[2]
     layout = Layout(context_frames, target_frames, config.separator, config.codebooks)
-    delayed = delay(join(batch.context, batch.target, config), config.pad)[:, :, : layout.frames]
+    delayed = delay(join(batch.context, batch.seen_target(config.pad), config), config.pad)[:, :, : layout.frames]
     starts = [layout.first_step + context_frames - own for own in batch.context_frames]
     device = delayed.device
     moved = torch.tensor(starts).to(device, non_blocking=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from stage_cli.core.training.config import TrainingConfig
 from stage_cli.core.training.engine.task import ParameterGroup
 from stage_cli.core.training.lora import save_adapter
 from stage_cli.core.training.task.batches import CodeBatch, TokenBatch, TokenItem, collate_items
-from stage_cli.core.training.task.conditioning import Dropouts, draw_conditioning
+from stage_cli.core.training.task.conditioning import Conditioning, Dropouts, draw_conditioning
 from stage_cli.core.training.task.encoding import encode_batch
 from stage_cli.core.training.task.groups import parameter_groups
 from stage_cli.core.training.task.module import StemModule
@@ -116,7 +117,7 @@ class StemTask:
         """
         codes = batch if isinstance(batch, CodeBatch) else encode_batch(self.model.codec, batch)
         train = self.config.train
-        dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout)
+        dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout, train.history_dropout)
         seed = self.config.run.seed
         drawn = [
             draw_conditioning(dropouts if drop else Dropouts(), description, seed=seed, epoch=epoch, index=item.index)
@@ -127,7 +128,15 @@ class StemTask:
         )
         contexts = [row[:, :own] for row, own in zip(codes.context, frames, strict=True)]
         text, mask = self._text([chosen.description for chosen in drawn], codes.target.device)
-        return TokenBatch(left_pad_codes(contexts, self.model.config.lm.pad), frames, codes.target, text, mask)
+        context = left_pad_codes(contexts, self.model.config.lm.pad)
+        return TokenBatch(context, frames, codes.target, text, mask, self._hidden(drawn, codes.target))
+
+    def _hidden(self, drawn: Sequence[Conditioning], target: Tensor) -> Tensor | None:
+        """`[B, Tt]` bool of the frames that are not seen, or None where no row has any."""
+        if not any(chosen.hidden for chosen in drawn):
+            return None
+        rows = [chosen.hidden_frames(target.shape[2], self.model.config.codec.frame_rate) for chosen in drawn]
+        return torch.from_numpy(np.stack(rows)).to(target.device)
 
     def parameter_groups(self, module: nn.Module) -> list[ParameterGroup]:
         """Say which trainable parameters are optimized how."""
