@@ -50,14 +50,34 @@ def test_all_of_a_block_has_left_when_write_returns(tmp_path: Path) -> None:
             assert (tmp_path / "live.wav").stat().st_size == 44 + 200 * blocks
 
 
-def test_what_is_too_loud_is_cut() -> None:
+def test_what_is_too_loud_is_turned_down_and_stays_so() -> None:
+    """A fade of 5 ms, 40 samples here; what rises within it is cut."""
     file = io.BytesIO()
-    live = LiveWav(file, 8000, 1, 6)
-    live.write(np.array([1.0, -1.0, 1.5, -3.0, 0.5, 0.0], dtype=np.float32))
-    live.write(np.zeros(0, dtype=np.float32))
+    live = LiveWav(file, 8000, 1, 1000)
+    quiet, loud = np.full(100, 0.5, dtype=np.float32), np.full(100, 2.0, dtype=np.float32)
+    for block in (np.array([1.0, -1.0], dtype=np.float32), quiet, loud, np.zeros(0, dtype=np.float32), quiet):
+        live.write(block)
     samples = np.frombuffer(file.getvalue()[44:], dtype="<i2")
-    assert samples.tolist() == [32767, -32768, 32767, -32768, 16384, 0]
-    assert live.peak == 3.0
+    assert samples[:2].tolist() == [32767, -32768]
+    assert (samples[2:102] == 16384).all()
+    down = 10 ** (-0.1 / 20)
+    assert (live.peak, live.gain) == (2.0, pytest.approx(down / 2))
+    assert (samples[202 - 60 : 202] == round(down * 2**15)).all()
+    assert samples[102:142].max() == 32767
+    assert (samples[202:] == round(0.5 * down / 2 * 2**15)).all()
+
+
+def test_turning_down_does_not_click() -> None:
+    file = io.BytesIO()
+    live = LiveWav(file, 48000, 2, 9600)
+    tone = 0.9 * np.sin(2 * np.pi * 100 * np.arange(4800) / 48000, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+    live.write(tone)
+    tone[4000:] *= 2
+    live.write(tone)
+    samples = np.frombuffer(file.getvalue()[44:], dtype="<i2").reshape(-1, 2) / 2**15
+    # A sine of 100 Hz and 0.9 moves by 0.012 from sample to sample.
+    assert np.abs(np.diff(samples[: 4800 + 4000], axis=0)).max() < 0.015
+    assert np.abs(samples).max() < 1
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ class Live:
 
     def notes(self) -> list[str]:
         """Tell what the listener should know of it."""
-        if self.streamed is None or self.streamed.peak <= 1:
+        if self.streamed is None or self.streamed.gain == 1:
             return []
-        over = 20 * math.log10(self.streamed.peak)
-        return [f"What was streamed rose {over:.1f} dB above full scale, and was cut off there."]
+        down = -20 * math.log10(self.streamed.gain)
+        return [f"What was streamed was turned down on the way, by {down:.1f} dB in the end, to avoid clipping."]
 
 
 @contextlib.contextmanager

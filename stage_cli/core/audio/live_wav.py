@@ -16,6 +16,8 @@ from stage_cli.errors import UsageError
 
 _BYTES_PER_SAMPLE = 2
 _FULL_SCALE = 2**15
+# Where what was too loud is turned down to, and in how many seconds.
+_CEILING, _FADE_SECONDS = 10 ** (-0.1 / 20), 0.005
 # What stands for a size that 32 bits do not hold: readers then go on to the end.
 _UNKNOWN_SIZE = 2**32 - 1
 
@@ -32,24 +34,35 @@ class LiveWav:
         channels: columns of every block.
         frames: the length.
 
+    What is too loud is turned down, and stays so: what was heard before it cannot be turned down any more.
+
     Attributes:
-        peak: the highest absolute sample so far, before it was cut; full scale 1.0.
+        peak: the highest absolute sample so far, before it was turned down; full scale 1.0.
+        gain: factor by which blocks are turned down now, at most 1.
 
     Raises (also on writing):
         OSError: as the file does; BrokenPipeError if nobody listens any more.
     """
 
     def __init__(self, file: BinaryIO, sample_rate: int, channels: int, frames: int) -> None:
-        self.peak = 0.0
+        self.peak, self.gain = 0.0, 1.0
         self._file = file
+        self._fade_frames = max(1, round(_FADE_SECONDS * sample_rate))
         self._send(_header(sample_rate, channels, frames))
 
     def write(self, block: np.ndarray) -> None:
-        """Append a block, `[frames, channels]` (`[frames]` if mono); what is beyond full scale is cut."""
+        """Append a block, `[frames, channels]` (`[frames]` if mono), turned down if it would clip."""
         if not len(block):
             return
-        self.peak = max(self.peak, float(np.abs(block).max()))
-        samples = np.clip(np.rint(block * np.float32(_FULL_SCALE)), -_FULL_SCALE, _FULL_SCALE - 1)
+        peak = float(np.abs(block).max())
+        self.peak = max(self.peak, peak)
+        before, self.gain = self.gain, self.gain if peak * self.gain <= 1 else _CEILING / peak
+        # A step in the gain would click. What rises within the fade is cut, at worst for its length.
+        gains = np.full(len(block), self.gain, dtype=np.float32)
+        fade = min(self._fade_frames, len(block))
+        gains[:fade] = np.linspace(before, self.gain, fade, dtype=np.float32)
+        turned_down = block * gains.reshape(-1, *[1] * (block.ndim - 1))
+        samples = np.clip(np.rint(turned_down * np.float32(_FULL_SCALE)), -_FULL_SCALE, _FULL_SCALE - 1)
         self._send(samples.astype("<i2").tobytes())
 
     def _send(self, data: bytes) -> None:
