@@ -19,8 +19,8 @@ PACKAGE = ROOT / "stage_cli"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"core.stems", "core.locks", "core.machine"}),
-    frozenset({"core.audio", "core.loudness"}),
-    frozenset({"core.rhythm"}),
+    frozenset({"core.audio"}),
+    frozenset({"core.loudness", "core.rhythm"}),
     frozenset({"core.codec", "core.lm"}),
     frozenset({"core.model_config", "core.precision", "core.generation"}),
     frozenset({"core.weights"}),

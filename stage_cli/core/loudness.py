@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from stage_cli.core.audio.recursive_filter import RecursiveFilter
+
 _HOP = 0.1  # seconds; a gating block is four hops long and begins at each hop (75 % overlap)
 _HOPS_PER_BLOCK = 4
 _ABSOLUTE_GATE = -70.0  # LUFS
@@ -29,8 +31,7 @@ class LoudnessMeter:
     def __init__(self, sample_rate: int, channels: int) -> None:
         self.sample_rate = sample_rate
         self.channels = channels
-        self._sections = k_weighting(sample_rate)
-        self._state = np.zeros((len(self._sections), 2, channels))
+        self._weight = RecursiveFilter(k_weighting(sample_rate), channels)
         self._gains = _channel_gains(channels)
         self._frames = 0
         self._peak = 0.0
@@ -39,16 +40,13 @@ class LoudnessMeter:
 
     def push(self, block: np.ndarray) -> None:
         """Take the next block, `[frames, channels]` (`[frames]` if mono), full scale ±1."""
-        from scipy.signal import sosfilt
-
         columns = block[:, None] if block.ndim == 1 else block
         if columns.ndim != 2 or columns.shape[1] != self.channels:
             raise ValueError(f"expected blocks [frames, {self.channels}], got {list(block.shape)}")
         if not len(columns):
             return
         self._peak = max(self._peak, float(np.abs(columns).max()))
-        weighted, self._state = sosfilt(self._sections, columns.astype(np.float64), axis=0, zi=self._state)
-        energies = np.square(weighted) @ self._gains
+        energies = np.square(self._weight(columns)) @ self._gains
         first = 0
         while first < len(energies):
             hop_end = round((len(self._hop_energies) + 1) * _HOP * self.sample_rate)
