@@ -1,8 +1,7 @@
 """The log-mel front end of MusiCNN and Discogs-EffNet, in numpy.
 
-Equal to essentia's TensorflowInputMusiCNN within 1e-4, without its licence. Source of the filters: M. Slaney,
-"Auditory toolbox", 1998 (mel scale: linear to 1 kHz, logarithmic above); Pons and Serra, "musicnn", ISMIR 2019
-(frames, bands, compression).
+Equal to essentia's TensorflowInputMusiCNN within 1e-4, without its licence. Source: Pons and Serra, "musicnn",
+ISMIR 2019 (frames, bands on Slaney's scale, compression).
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import functools
 
 import numpy as np
 
+from stage_cli.core.audio.mel import slaney_hertz, slaney_mels, triangles
+
 RATE = 16_000
 """Hz of the audio."""
 
@@ -18,9 +19,6 @@ FRAME = 512
 HOP = 256
 BANDS = 96
 
-_LINEAR_HZ = 200 / 3  # Hz a mel, up to 1 kHz
-_CORNER_HZ = 1000.0
-_LOG_STEP = np.log(6.4) / 27  # of the logarithm of the frequency a mel, above
 _FRAMES_AT_ONCE = 4096
 
 
@@ -49,20 +47,7 @@ def mel_bands(audio: np.ndarray) -> np.ndarray:
 @functools.cache
 def filters() -> np.ndarray:
     """Return the triangular filters `[FRAME // 2 + 1, BANDS]`, float32, each of area 1 over its frequencies in Hz."""
-    corners = _hertz(np.linspace(_mel(0.0), _mel(RATE / 2), BANDS + 2))
+    corners = slaney_hertz(np.linspace(*slaney_mels(np.array([0, RATE / 2])), BANDS + 2))
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    frequencies = np.fft.rfftfreq(FRAME, 1 / RATE)[:, None]
-    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
-    triangles = np.maximum(0, np.minimum(rising, falling))
-    return (triangles * (2 / (high - low))).astype(np.float32)
-
-
-def _mel(hertz: float) -> float:
-    if hertz < _CORNER_HZ:
-        return hertz / _LINEAR_HZ
-    return _CORNER_HZ / _LINEAR_HZ + float(np.log(hertz / _CORNER_HZ)) / _LOG_STEP
-
-
-def _hertz(mels: np.ndarray) -> np.ndarray:
-    corner = _CORNER_HZ / _LINEAR_HZ
-    return np.where(mels < corner, mels * _LINEAR_HZ, _CORNER_HZ * np.exp((mels - corner) * _LOG_STEP))
+    shapes = triangles(np.fft.rfftfreq(FRAME, 1 / RATE), low, centre, high)
+    return (shapes * (2 / (high - low))).astype(np.float32)

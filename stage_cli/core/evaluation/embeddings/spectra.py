@@ -7,11 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-MelScale = Literal["slaney", "htk"]
+from stage_cli.core.audio.mel import slaney_hertz, slaney_mels, triangles
 
-_LINEAR_HZ = 200 / 3  # Slaney's scale: Hz a mel, up to 1 kHz …
-_CORNER_HZ = 1000.0
-_LOG_STEP = np.log(6.4) / 27  # … and of the logarithm of the frequency a mel, above
+MelScale = Literal["slaney", "htk"]
 
 
 def frames(audio: np.ndarray, length: int, hop: int) -> np.ndarray:
@@ -41,30 +39,20 @@ def mel_filters(*, sample_rate: int, fft: int, bands: int, low: float, high: flo
     """
     hertz = np.fft.rfftfreq(fft, 1 / sample_rate)
     if scale == "htk":
-        axis, ends = _htk_mels(hertz), _htk_mels(np.array([low, high]))
+        axis, ends = _vggish_mels(hertz), _vggish_mels(np.array([low, high]))
         corners = np.linspace(ends[0], ends[1], bands + 2)
     else:
-        ends = _slaney_mels(np.array([low, high]))
-        axis, corners = hertz, _slaney_hertz(np.linspace(ends[0], ends[1], bands + 2))
+        ends = slaney_mels(np.array([low, high]))
+        axis, corners = hertz, slaney_hertz(np.linspace(ends[0], ends[1], bands + 2))
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    rising, falling = (axis[:, None] - left) / (centre - left), (right - axis[:, None]) / (right - centre)
-    triangles = np.maximum(0, np.minimum(rising, falling))
+    filters = triangles(axis, left, centre, right)
     if scale == "slaney":
-        return triangles * (2 / (right - left))
-    triangles[0] = 0
-    return triangles
+        return filters * (2 / (right - left))
+    filters[0] = 0
+    return filters
 
 
-def _htk_mels(hertz: np.ndarray) -> np.ndarray:
+def _vggish_mels(hertz: np.ndarray) -> np.ndarray:
+    # HTK's scale but for a factor of 1.00001, which the triangles do not see: but written as VGGish was trained with
+    # it, they are the same to the last bit.
     return 1127.0 * np.log(1 + hertz / 700.0)
-
-
-def _slaney_mels(hertz: np.ndarray) -> np.ndarray:
-    above = _CORNER_HZ / _LINEAR_HZ + np.log(np.maximum(hertz, _CORNER_HZ) / _CORNER_HZ) / _LOG_STEP
-    return np.where(hertz < _CORNER_HZ, hertz / _LINEAR_HZ, above)
-
-
-def _slaney_hertz(mels: np.ndarray) -> np.ndarray:
-    corner = _CORNER_HZ / _LINEAR_HZ
-    above = _CORNER_HZ * np.exp((np.maximum(mels, corner) - corner) * _LOG_STEP)
-    return np.where(mels < corner, mels * _LINEAR_HZ, above)

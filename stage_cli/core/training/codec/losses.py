@@ -8,10 +8,12 @@ codec (arXiv 2306.06546); the compressed complex spectrum, which phases enter to
 from __future__ import annotations
 
 import functools
-import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from stage_cli.core.audio.mel import htk_hertz, htk_mels, triangles
 
 # Window sizes in samples, and mel bands of each: short ones for attacks, long ones for pitch.
 RESOLUTIONS: tuple[tuple[int, int], ...] = ((128, 12), (256, 24), (512, 40), (1024, 64), (2048, 96))
@@ -67,20 +69,17 @@ def spectral_losses(made: Tensor, true: Tensor, sample_rate: int) -> dict[str, T
 def mel_filters(size: int, bands: int, sample_rate: int) -> Tensor:
     """Return triangular mel filters `[size / 2 + 1, bands]`, each with sum 1; none is empty.
 
-    Mel scale: O'Shaughnessy's, 2595 log10(1 + f / 700).
+    Mel scale: O'Shaughnessy's, as HTK's.
     """
-
-    def mel(hertz: float) -> float:
-        return 2595 * math.log10(1 + hertz / 700)
-
-    corners = 700 * (10 ** (torch.linspace(mel(0), mel(sample_rate / 2), bands + 2, dtype=torch.float64) / 2595) - 1)
-    frequencies = torch.linspace(0, sample_rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
+    lowest, highest = htk_mels(np.array([0, sample_rate / 2])).tolist()
+    # numpy would space them a last bit differently, and codecs were trained with these.
+    corners = htk_hertz(torch.linspace(lowest, highest, bands + 2, dtype=torch.float64).numpy())
     # A filter narrower than the bins would be empty: it reaches at least one bin to each side.
     width = sample_rate / size
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    low, high = torch.minimum(low, centre - width), torch.maximum(high, centre + width)
-    triangles = torch.minimum((frequencies - low) / (centre - low), (high - frequencies) / (high - centre)).clamp(min=0)
-    return (triangles / triangles.sum(dim=0)).float()
+    low, high = np.minimum(low, centre - width), np.maximum(high, centre + width)
+    filters = triangles(np.fft.rfftfreq(size, 1 / sample_rate), low, centre, high)
+    return torch.from_numpy(filters / filters.sum(axis=0)).float()
 
 
 def _log10(x: Tensor, quietest: float) -> Tensor:

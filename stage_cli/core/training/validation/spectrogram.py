@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from stage_cli.core.audio.mel import htk_hertz, htk_mels, triangles
+
 WINDOW_SECONDS = 0.064
 HOP_SECONDS = 0.01
 BANDS = 96
 LOWEST_HZ = 30.0
 
-# HTK's scale: m = 2595 · log10(1 + f / 700).
-_MELS_A_DECADE, _KNEE_HZ = 2595.0, 700.0
 _FRAMES_AT_ONCE = 2048
 
 
@@ -42,13 +42,14 @@ def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 def mel_filters(window: int, sample_rate: int) -> np.ndarray:
     """Return the triangles `[window // 2 + 1, BANDS]`, float32."""
     corners = band_corners(sample_rate)
-    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    frequencies = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
-    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    frequencies = np.fft.rfftfreq(window, 1 / sample_rate)
+    return triangles(frequencies, corners[:-2], corners[1:-1], corners[2:]).astype(np.float32)
 
 
 def band_corners(sample_rate: int) -> np.ndarray:
-    """Return the corners of the triangles in Hz, `[BANDS + 2]`: band b rises from b, peaks at b + 1, ends at b + 2."""
-    ends = _MELS_A_DECADE * np.log10(1 + np.array([LOWEST_HZ, sample_rate / 2]) / _KNEE_HZ)
-    return _KNEE_HZ * (10 ** (np.linspace(*ends, BANDS + 2) / _MELS_A_DECADE) - 1)
+    """Return the corners of the triangles in Hz, `[BANDS + 2]`: band b rises from b, peaks at b + 1, ends at b + 2.
+
+    They are evenly spaced on HTK's scale.
+    """
+    ends = htk_mels(np.array([LOWEST_HZ, sample_rate / 2]))
+    return htk_hertz(np.linspace(*ends, BANDS + 2))
