@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import MetronomeContext
+from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
 from stage_cli.core.accompaniment.request import Request
 from stage_cli.core.evaluation.detection.onsets import find_onsets
 from stage_cli.core.evaluation.metrics.onsets import onset_f
@@ -17,6 +17,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.weights.bundled import ASSETS, bundled_name, bundled_stems
 
+EXAMPLE = Path(__file__).parents[1] / "docs" / "audio" / "example.flac"
 SECONDS = 10.0
 TEMPOS = (84.0, 101.0, 117.0, 139.0, 163.0)
 
@@ -52,3 +53,15 @@ def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
     # Measured on 48 songs in docs/bundled-models.md; five clips may be a little worse.
     assert np.mean(own) > 0.7, own
     assert np.mean(own) - np.mean(others) > 0.35, others
+
+
+def test_bass_is_low_and_not_silent(tmp_path: Path) -> None:
+    bass = StageModel.from_pretrained("bundled-bass", device="cpu", offline=True)
+    config = GenerationConfig(seed=1).for_model(bass.config.sampling_for(metronome=False), [])
+    path = tmp_path / "bass.wav"
+    accompany(bass, Request(FileContext(EXAMPLE, 0.0, 6.0), "bass", (path,)), config)
+    audio, rate = soundfile.read(path, dtype="float32")
+    assert 0.05 < np.abs(audio).max() <= 1
+    power = np.abs(np.fft.rfft(audio)) ** 2
+    low = np.fft.rfftfreq(len(audio), 1 / rate) < 500
+    assert power[low].sum() > 0.8 * power.sum()
