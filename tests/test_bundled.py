@@ -28,7 +28,7 @@ def packed(tiny_model: StageModel, tmp_path_factory: pytest.TempPathFactory) -> 
     tiny_model.save_pretrained(folder / "whole")
     plan = plan_directory(folder / "whole")
     sampling, metronome = {"guidance": 4.0, "top_k": 40}, {"guidance": 2.0}
-    config = replace(plan.config, stem="drums", sampling=sampling, metronome_sampling=metronome)
+    config = replace(plan.config, stem="drums", sampling=sampling, metronome_sampling=metronome, note="It sleeps.")
     pack_codec(folder / "codec", config, plan.sources, packing="float16")
     pack_model(folder / "drums", config, plan.sources, packing="int8", codec="../codec")
     return folder
@@ -64,6 +64,7 @@ def test_a_packed_model_is_the_model_rounded(packed: Path, tiny_model: StageMode
         step = 1 / 127 if name.startswith(("lm.", "text_projection")) else 2**-11
         assert (tensor - theirs[name]).abs().max().item() <= largest * step, name
     assert model.config.stem == "drums"
+    assert model.config.note == "It sleeps."
     assert model.config.sampling_for(metronome=False) == {"guidance": 4.0, "top_k": 40}
     assert model.config.sampling_for(metronome=True) == {"guidance": 2.0, "top_k": 40}
     stored = load_file(packed / "drums" / "model.safetensors")

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--metronome-sampling", nargs="*", default=(), metavar="NAME=VALUE", help="for metronome tracks"
     )
+    parser.add_argument("--note", default="", help="what whoever uses the models should know")
     options = parser.parse_args()
     plans = [plan_directory(resolve(name)) for name in options.models]
     first = plans[0]
@@ -51,6 +52,7 @@ def main() -> None:
             base=None,
             sampling=sampling or plan.config.sampling,
             metronome_sampling=metronome_sampling or plan.config.metronome_sampling,
+            note=options.note or plan.config.note,
         )
         directory = options.output / str(config.stem)
         pack_model(directory, config, plan.sources, packing=options.packing, codec="../codec")

@@ -235,6 +235,8 @@ def _accompany(
             console.print_note(
                 "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
             )
+        if model.config.note:
+            console.print_note(model.config.note)
     stream = Stream(console.audio_stdout(), mixed=stdout == "mix") if stdout else None
     failures: list[StageError] = []
     rows = []

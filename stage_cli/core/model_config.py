@@ -36,6 +36,7 @@ class StageConfig:
         sampling: what the model is drawn with by default, of `guidance`, `temperature`, `top_k` and `top_p`; what is
             left out is `GenerationConfig`'s.
         metronome_sampling: what of that is different where the context is a metronome track.
+        note: what whoever uses it should know, told with each run; "" is nothing.
     """
 
     codec: AnyCodecConfig = field(default_factory=CodecConfig)
@@ -47,6 +48,7 @@ class StageConfig:
     base: str | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     metronome_sampling: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
     def __post_init__(self) -> None:
         if (self.codec.codebooks, self.codec.codebook_size) != (self.lm.codebooks, self.lm.codebook_size):
@@ -56,9 +58,9 @@ class StageConfig:
                 why="they were not made for each other",
                 next_step="import the checkpoint with the codec that it was trained with (--base)",
             )
-        for name in ("stem", "text_encoder", "licence", "base"):
+        for name in ("stem", "text_encoder", "licence", "base", "note"):
             value = getattr(self, name)
-            if not isinstance(value, str) and (value is not None or name == "licence"):
+            if not isinstance(value, str) and (value is not None or name in ("licence", "note")):
                 raise WeightsError(f"{name} = {value!r} in the model's config", why="it must be text")
         seconds = self.window_seconds
         if not isinstance(seconds, int | float) or not 0 < seconds < math.inf or self.window_frames < 2:
@@ -109,6 +111,7 @@ class StageConfig:
             "licence": self.licence,
             "base": self.base,
             **{name: dict(getattr(self, name)) for name in _SAMPLINGS if getattr(self, name)},
+            **({"note": self.note} if self.note else {}),
             "lm": self.lm.to_dict(),
             "codec": self.codec.to_dict(),
         }

@@ -300,11 +300,11 @@ def test_each_option_of_sampling_is_used(generate: Stage, write_music: Write, op
 
 
 def test_a_model_draws_for_metronomes_as_its_config_says(
-    generate: Stage, write_music: Write, tiny_model_dir: Path, tmp_path: Path
+    stage: Stage, generate: Stage, write_music: Write, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     model = shutil.copytree(tiny_model_dir, tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
-    config |= {"sampling": {"top_k": 3}, "metronome_sampling": {"temperature": 0.0}}
+    config |= {"sampling": {"top_k": 3}, "metronome_sampling": {"temperature": 0.0}, "note": "Plays no fills."}
     (model / "config.json").write_text(json.dumps(config))
     music = write_music(seconds=1.0)
     for context, name, drawn in (
@@ -314,6 +314,8 @@ def test_a_model_draws_for_metronomes_as_its_config_says(
         generate(*context, "--seed", 1, "--model", model, "--output", f"{name}.wav")
         generate(*context, "--seed", 1, *drawn, "--output", f"{name}-chosen.wav")
         assert Path(f"{name}.wav").read_bytes() == Path(f"{name}-chosen.wav").read_bytes()
+    told = stage("generate", music, "--stem", "drums", "--model", model, "--output", "told.wav")
+    assert "Plays no fills." in told.stderr
     # What the user says goes before it.
     generate("--bpm", 120, "--duration", 1, "--seed", 1, "--temperature", 1, "--model", model, "--output", "own.wav")
     assert Path("own.wav").read_bytes() != Path("clicks.wav").read_bytes()
