@@ -88,7 +88,7 @@ def test_what_a_precision_means() -> None:
         "float32": torch.float32,
         "bfloat16": torch.bfloat16,
         "float16": torch.float16,
-        "int8": torch.bfloat16,
+        "int8": torch.float32,
     }
     assert [Runtime(CPU, "int8").quantized, Runtime(CPU, "bfloat16").quantized] == [True, False]
 

@@ -173,8 +173,10 @@ class StageModel(nn.Module):
         """Make room for all tensors, in the precision and on the device where they are to stay.
 
         Before the first is read: what reading needs beside them is then freed whole, and leaves no holes between them.
-        Only int8 weights find their place when they are rounded.
         """
+        for module in self.modules():
+            if isinstance(module, Int8Linear):
+                module.reserve()
         for name, tensor in self.state_dict(keep_vars=True).items():
             in_lm = name.startswith("lm.")
             dtype = self.runtime.dtype if in_lm and tensor.is_floating_point() else tensor.dtype

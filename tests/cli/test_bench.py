@@ -46,7 +46,7 @@ def test_everything_as_json(bench: Stage, tmp_path: Path) -> None:
     assert (about["duration"], about["variations"], about["repeats"], about["guidance"]) == (0.5, 2, 2, 3.0)
     assert about["device"] == "cpu"
     assert set(about["versions"]) == {"stage", "Python", "torch"}
-    assert about["command"].startswith("stage ")
+    assert about["command"].startswith("stage")
     assert about["processor"]
     assert (about["cores"] >= 1, about["threads"] >= 1, about["window_seconds"]) == (True, True, 1.0)
     kinds = [(found["kind"], found["precision"], found.get("length")) for found in results]

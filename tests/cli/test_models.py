@@ -35,9 +35,10 @@ def test_list(stage: Stage, hub: HubServer, change_model: ChangeModel, tmp_path:
     header, *rows = rows_of(stage("models", "list").stdout)
     assert header == ["name", "stem", "size", "licence", "where", "note"]
     assert [row[0] for row in rows] == [
-        "bundled-drums", "from-the-future", "my-drums", "musicgen-small", "musicgen-medium", "musicgen-large",
+        "bundled-bass", "bundled-drums", "from-the-future", "my-drums",
+        "musicgen-small", "musicgen-medium", "musicgen-large",
     ]  # fmt: skip
-    bundled, future, mine, small = rows[:4]
+    bundled, future, mine, small = rows[1:5]
     assert (bundled[1], bundled[3]) == ("drums", "MIT")
     assert "cannot be used: The model has format version 99" in future[5]
     assert mine == ["my-drums", "drums", "0 M", "MIT", str(tmp_path / "own-models" / "my-drums"), ""]
@@ -47,8 +48,8 @@ def test_list(stage: Stage, hub: HubServer, change_model: ChangeModel, tmp_path:
 
 def test_list_in_json(stage: Stage, change_model: ChangeModel) -> None:
     folder = change_model("own-models/my-drums")
-    bundled, mine, *published = stage("models", "list", "--json").results
-    assert bundled["name"] == "bundled-drums"
+    bass, drums, mine, *published = stage("models", "list", "--json").results
+    assert (bass["name"], drums["name"]) == ("bundled-bass", "bundled-drums")
     assert mine.pop("parameters_millions") == pytest.approx(0.082432)
     assert mine == {"name": "my-drums", "stem": "drums", "licence": "MIT", "path": str(folder), "note": ""}
     assert all(model["path"] is None for model in published)
@@ -60,7 +61,7 @@ def test_own_models_lie_in_the_users_data_folder(
     monkeypatch.delenv("STAGE_MODELS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     change_model("data/stage-cli/models/my-drums")
-    assert stage("models", "list", "--json").results[1]["name"] == "my-drums"
+    assert stage("models", "list", "--json").results[2]["name"] == "my-drums"
 
 
 # show
@@ -114,7 +115,7 @@ def test_pull_then_generate_offline(
     assert Path(outcome.stdout.rstrip("\n"), "model.safetensors").is_file()
     assert "Licence of the weights: CC-BY-NC-4.0" in outcome.stderr
     here = [model["name"] for model in stage("models", "list", "--json").results if model["path"]]
-    assert here == ["bundled-drums", "musicgen-small"]
+    assert here == ["bundled-bass", "bundled-drums", "musicgen-small"]
     hub.stop()
     command = ("generate", write_music(seconds=0.3), "--stem", "drums", "--model", "musicgen-small", "--offline")
     outcome = stage(*command, "--description", "genre: rock")

@@ -200,7 +200,7 @@ def test_merge_what_cannot_be_merged(refused: Refused, run: Path, tiny_model_dir
 
 def test_list(stage: Stage, run: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "own-models" / "my-lora")
-    mine = stage("models", "list", "--json").results[1]
+    mine = stage("models", "list", "--json").results[2]
     megabytes = (run / "model" / "adapter.safetensors").stat().st_size / 1e6
     assert mine == {
         "name": "my-lora",

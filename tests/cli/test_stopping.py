@@ -18,6 +18,7 @@ class Finalized:
         for _ in range(1000):  # the handler runs in here, and what it raises is lost
             pass
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
 stopping.listen()
 with audio_progress("song", quiet=True) as audio, count_progress("songs", 1, "songs", quiet=True) as count, \\
         phase_progress("songs", quiet=True) as phase:

@@ -129,7 +129,7 @@ def test_stdout_and_files(streamed: Stage, generate: Stage, write_music: Write, 
     assert soundfile.info(io.BytesIO(outcome.audio)).channels == 2, "the mix"
     assert "\nkept.flac\t1.30\t" in outcome.stderr
     assert "kept.flac was turned down by" in outcome.stderr
-    assert "What was streamed rose" in outcome.stderr
+    assert "What was streamed was turned down" in outcome.stderr
     assert list(tmp_path.glob("*.part")) == []
 
 

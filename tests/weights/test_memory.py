@@ -25,6 +25,7 @@ ALLOWED_WITH_ADAPTER = 1.38
 SCRIPT = """
 import json, sys
 import torch
+from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.model import StageModel
 
 torch.set_num_threads(2)
@@ -39,6 +40,9 @@ with open("/proc/self/clear_refs", "w") as file:
 before = memory("VmRSS")
 model = StageModel.from_pretrained(sys.argv[1], device="cpu", precision=sys.argv[3])
 kept = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+# int8 weights lie in FBGEMM's order, out of the state_dict: a byte each, and a scale a row.
+layers = [layer for layer in model.modules() if isinstance(layer, Int8Linear)]
+kept += sum(layer.out_features * (layer.in_features + 4) for layer in layers)
 print(json.dumps({"growth": memory("VmHWM") - before, "kept": kept, "precision": model.runtime.precision}))
 """
 

@@ -65,7 +65,7 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self._plain: tuple[Tensor, Tensor] | None = None
         self._packed: Any = None
-        self._steps = activation_steps()
+        self._bytes, self._steps = multiplies_bytes(), activation_steps()
 
     @staticmethod
     def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,17 +80,31 @@ class Int8Linear(nn.Module):
             quantized[start : start + step] = (rows / scale[:, None]).round_().clamp_(-127, 127)
         return quantized, scales
 
+    def reserve(self) -> None:
+        """Make room for the weights, before anything that is needed for a while only: it leaves no holes behind."""
+        if self._plain is None:
+            shape = self.out_features, self.in_features
+            self._plain = torch.empty(shape, dtype=torch.int8), torch.empty(shape[0])
+
     def keep(self, weight: Tensor) -> None:
-        """Round weights `[out, in]` and keep them."""
-        quantized, scales = self.quantize(weight)
-        if not multiplies_bytes():
-            self._plain = quantized, scales
-            return
+        """Round weights `[out, in]` and keep them; FBGEMM's order is made when they are first used.
+
+        So that what packing needs does not come on top of what loading needs.
+        """
+        self.reserve()
+        assert self._plain is not None
+        for room, rounded in zip(self._plain, self.quantize(weight), strict=True):
+            room.copy_(rounded)
+        self._packed = None
+
+    def _pack(self) -> None:
+        quantized, scales = self.weights
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         with _engine(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*deprecated")
             rounded = torch._make_per_channel_quantized_tensor(quantized, scales.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(rounded, None)
+        self._plain = None
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
@@ -104,10 +118,12 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply; see the class for shapes."""
         flat = x.reshape(-1, self.in_features)
-        product = self._of_bytes(flat.float()) if self._packed is not None else self._of_floats(flat)
+        product = self._of_bytes(flat.float()) if self._bytes else self._of_floats(flat)
         return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def _of_bytes(self, x: Tensor) -> Tensor:
+        if self._packed is None:
+            self._pack()
         steps = self._steps
         largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
         scaled = x * (steps / largest)

@@ -39,7 +39,8 @@ def give_zeros(unit: nn.Module, units: Sequence[nn.Module]) -> None:
     Inside its forward pass, and nowhere else, a unit's parameters are whole.
 
     Args:
-        unit: its `forward` is replaced; it returns a tensor, or a dictionary with "loss".
+        unit: its `forward` is replaced; it returns a tensor, a tuple that begins with one, or a dictionary
+            with "loss".
         units: all of them; the parameters of those inside this one are theirs.
     """
     places = _own_parameters(unit, {id(other) for other in units if other is not unit})
@@ -50,8 +51,9 @@ def give_zeros(unit: nn.Module, units: Sequence[nn.Module]) -> None:
         parameters = [getattr(module, name) for module, name in places]
         if isinstance(outputs, Mapping):
             return {**outputs, "loss": outputs["loss"] + _Zero.apply(outputs["loss"], *parameters)}
-        # A sum: FSDP2 wants no views.
-        return outputs + _Zero.apply(outputs, *parameters)
+        first, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
+        tied_first = first + _Zero.apply(first, *parameters)  # a sum: FSDP2 wants no views
+        return (tied_first, *rest) if isinstance(outputs, tuple) else tied_first
 
     unit.forward = tied
 
