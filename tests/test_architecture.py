@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"core.stems", "core.locks", "core.machine"}),
     frozenset({"core.audio"}),
-    frozenset({"core.loudness", "core.rhythm"}),
+    frozenset({"core.loudness", "core.pictures", "core.rhythm"}),
     frozenset({"core.codec", "core.lm"}),
     frozenset({"core.model_config", "core.precision", "core.generation"}),
     frozenset({"core.weights"}),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.bench.results import BenchResult, LengthResult, Measured
-from stage_cli.errors import StageError
+from stage_cli.core.pictures import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which those with colour-blindness can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -56,7 +53,7 @@ def draw_lengths(result: BenchResult, path: Path) -> None:
     title = f"{result.model} · {environment.gpu or environment.processor} · {environment.date[:10]}"
     # A name may hold a $, which would begin a formula.
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=12)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _draw(
@@ -84,14 +81,3 @@ def _draw(
 
 def _peak(found: LengthResult) -> Measured | None:
     return found.figures.get("cuda_bytes", found.figures.get("resident_bytes"))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format="png", dpi=110)
-        temporary.replace(path)
-    except OSError as error:
-        raise StageError(f"cannot write {display_name(path)}", why=error.strerror or str(error)) from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stage_cli.core.audio import probe, read_blocks
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.song import FEATURES_FILE, SongFeatures, read_features
+from stage_cli.core.pictures import save_png
 from stage_cli.errors import StageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 PLOT_FILE = "features.png"
 
@@ -53,7 +52,8 @@ def plot_song(folder: Path) -> Path:
         panel.vlines(features.rhythm.downbeats, *panel.get_ylim(), color="C3", linewidth=0.8)
     panels[-1].set_xlabel("seconds")
     panels[0].set_title(_title(features), loc="left")
-    return _save(figure, folder / PLOT_FILE)
+    save_png(figure, folder / PLOT_FILE)
+    return folder / PLOT_FILE
 
 
 def _envelope(files: list[Path], duration: float) -> tuple[np.ndarray, np.ndarray]:
@@ -90,15 +90,3 @@ def _title(features: SongFeatures) -> str:
     ]
     # A name may hold a $, which would begin a formula.
     return " · ".join(fact for fact in facts if fact).replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format="png", dpi=110)
-        temporary.replace(path)
-    except OSError as error:
-        raise StageError(f"cannot write {display_name(path)}", why=error.strerror or str(error)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
