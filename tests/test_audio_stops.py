@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -92,3 +93,30 @@ def test_no_ctrl_c_is_lost(tmp_path: Path, work: str) -> None:
                 {"read": read, "write": write}[work]()
         timer.join()
         assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_ctrl_c_that_comes_as_the_file_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there, and nobody holds it yet."""
+    made = Path.open
+
+    def interrupted(self: Path, *args: object, **named: object) -> None:
+        made(self, "xb").close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), AtomicAudioWriter(tmp_path / "copy.wav", 44100, 2):
+        pass
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ctrl_c_at_the_very_end_leaves_nothing(tmp_path: Path) -> None:
+    """It is raised on the way into `__exit__`, which does nothing at all then."""
+    writer = AtomicAudioWriter(tmp_path / "copy.wav", 44100, 2)
+    writer.__enter__()
+    assert len(list(tmp_path.iterdir())) == 1
+    del writer
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import stat
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -80,6 +81,9 @@ class AtomicAudioWriter:
             self._check_target()
             # Short, so that every name that the folder allows has room for it.
             self._part = self._target.with_name(f".stage-{secrets.token_hex(6)}.part")
+            # A Ctrl-C may come when the file is there and nobody holds it yet: after `open` has made it, or at the
+            # very beginning of `__exit__`. Then nothing below is reached, but this is.
+            self._delete_part = weakref.finalize(self, _delete, self._part, os.getpid())
             self._file = self._part.open("xb")
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise self._unwritable(error) from error
@@ -150,6 +154,7 @@ class AtomicAudioWriter:
         except BaseException:
             self._discard()
             raise
+        self._delete_part.detach()
         _sync_folder(self._target.parent)
 
     @property
@@ -206,8 +211,7 @@ class AtomicAudioWriter:
                 self._sound.close()
         with contextlib.suppress(OSError):  # a full disk fails once more on closing
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._part.unlink()
+        self._delete_part()
 
     def _exists(self) -> UsageError:
         return UsageError(f"{self.name} already exists", next_step="use --overwrite to replace it, or another name")
@@ -231,6 +235,13 @@ def unwritable(name: str, error: Exception) -> AudioError:
         errno.EEXIST: ("a part of its path is a file, not a folder", "choose another folder"),
     }.get(code or 0, (getattr(error, "strerror", None) or str(error), "choose another place"))
     return AudioError(f"cannot write {name}", why=why, next_step=next_step)
+
+
+def _delete(part: Path, process: int) -> None:
+    """Delete an unfinished file; a forked process that ends meanwhile leaves it alone."""
+    if os.getpid() == process:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
