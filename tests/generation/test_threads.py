@@ -13,8 +13,8 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.cpu_step import StepAttention
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.layer import attend_cached
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -86,19 +86,21 @@ def test_a_machine_that_gets_busy_is_noticed_within_a_few_steps(monkeypatch: pyt
     assert used.count(2) <= 4
 
 
+@pytest.mark.parametrize("variations", [1, 3])
 @pytest.mark.parametrize("past", [100, 700])
-def test_the_threads_change_no_bit_of_a_steps_attention(past: int) -> None:
+def test_the_threads_change_no_bit_of_a_steps_attention(past: int, variations: int) -> None:
     # Through rounded layers a difference shows late, so the attention is looked at alone.
     generator = torch.Generator().manual_seed(0)
     cache = KVCache.allocate(CONFIG, 1, past + 1, dtype=torch.float32, device=torch.device("cpu"))
     cache.keys.normal_(generator=generator)
     cache.values.normal_(generator=generator)
     cache.length = past
-    q, k, v = torch.randn(3, 1, CONFIG.heads, 1, CONFIG.head_dimension, generator=generator)
+    cache = cache.repeat(variations)
+    qkv = torch.randn(variations, 3 * CONFIG.dimension, generator=generator)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results.append(attend_cached(cache, 0, q, k, v))
+        results.append(StepAttention(cache).attend(0, qkv))
     assert torch.equal(*results)
 
 
@@ -112,6 +114,19 @@ def test_the_threads_change_no_token_of_an_int8_model() -> None:
         results.append(decode_window(lm, context, context[:, :, :0], uniforms, GenerationConfig(top_k=0)))
     assert torch.equal(*results)
     assert len(results[0].unique()) > 20
+
+
+def test_the_variations_change_no_token_of_an_int8_model() -> None:
+    """Each can be made again alone, whatever kernels many rows would get."""
+    lm, variations = int8_model(), 5
+    context = torch.randint(64, (1, 4, 40), generator=torch.Generator().manual_seed(0))
+    known = torch.randint(64, (1, 4, 3), generator=torch.Generator().manual_seed(2)).expand(variations, -1, -1)
+    uniforms = torch.rand(variations, 4, 20, generator=torch.Generator().manual_seed(1))
+    together = decode_window(lm, context, known, uniforms, GenerationConfig(top_k=0))
+    for i in range(variations):
+        alone = decode_window(lm, context, known[:1], uniforms[i : i + 1], GenerationConfig(top_k=0))
+        assert torch.equal(alone[0], together[i]), i
+    assert not torch.equal(together[0], together[1])
 
 
 def test_models_whose_kernels_are_not_so_exact_keep_all_threads() -> None:

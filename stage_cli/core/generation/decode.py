@@ -45,7 +45,7 @@ class Rows:
 
 
 def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int, text: Tensor | None) -> Rows:
-    """Run the context once for each sample, then copy the cache for its variations.
+    """Run the context once for each sample; its variations share what the cache holds then.
 
     Args:
         lm: the language model.
@@ -55,23 +55,24 @@ def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int,
         text: `[B, L, D]` projected text, or None.
     """
     layout = Layout(context.shape[2], target.shape[2], lm.config.separator, lm.config.codebooks)
-    cache = KVCache.allocate(lm.config, context.shape[0], layout.steps, dtype=lm.cache_dtype, device=context.device)
+    shared = delay(context, lm.config.pad)[:, :, layout.first_step : layout.shared_steps]
+    B, _, past = shared.shape
+    cache = KVCache.allocate(lm.config, B, past, dtype=lm.cache_dtype, device=context.device)
     if text is not None:
         lm.attach_text(cache, text)
     if lm.config.restarts:
         cache.restart = layout.shared_steps - layout.first_step  # where the separator will stand in the cache
-    shared = delay(context, lm.config.pad)[:, :, layout.first_step : layout.shared_steps]
-    states = lm.prefill(shared, cache) if shared.shape[2] else None
+    states = lm.prefill(shared, cache) if past else None
     tokens = delay(join(context.repeat_interleave(variations, dim=0), target, lm.config), lm.config.pad)
     heard = None
     if lm.config.aligned_context:
-        B, places = context.shape[0], target.shape[2] + lm.config.codebooks
+        places = target.shape[2] + lm.config.codebooks
         if states is None:
             heard = torch.zeros(B, places, lm.config.dimension, dtype=lm.dtype, device=context.device)
         else:
             heard = lm.hear(states, torch.full((B,), states.shape[1], device=context.device), places)
         heard = heard.repeat_interleave(variations, dim=0)
-    return Rows(tokens, layout, cache.repeat(variations), heard)
+    return Rows(tokens, layout, cache.repeat(variations, layout.steps), heard)
 
 
 @torch.inference_mode()

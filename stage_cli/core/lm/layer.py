@@ -6,6 +6,8 @@ Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -132,9 +134,34 @@ def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *
     keys, values = cache.append(layer, k, v)
     if past == 0:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal and s > 1)
-    if s == 1 and q.device.type == "cpu":
-        # As quick as torch's fused kernel, which gives other bits on another number of threads (generation/threads.py).
-        scores = (q.to(keys.dtype) * q.shape[-1] ** -0.5) @ keys.transpose(2, 3)
-        return (scores.softmax(dim=-1) @ values).to(q.dtype)
     mask = None if s == 1 else torch.ones(s, past + s, dtype=torch.bool, device=q.device).tril(diagonal=past)
     return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask).to(q.dtype)
+
+
+def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
+    """Run the newest s steps through the layers; what the caches hold grows, their `length` does not.
+
+    Args:
+        layers: of the model.
+        x: `[R, s, D]` embedded; the rows of the caches one cache after the other.
+        caches: as in `LanguageModel.advance`.
+        causal: as in `attend_cached`.
+
+    Returns:
+        `[R, s, D]`, before the last norm.
+    """
+    rows = [cache.rows for cache in caches]
+    for index, layer in enumerate(layers):
+        parts = zip(caches, *(part.split(rows) for part in layer.project(x)), strict=True)
+        seen = torch.cat([attend_cached(cache, index, q, k, v, causal=causal) for cache, q, k, v in parts])
+        x = x + layer.attention_out(merge_heads(seen))
+        x = layer.feed_forward(attend_texts(layer, index, x, caches))
+    return x
+
+
+def attend_texts(layer: Layer, index: int, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    """Add the cross-attention's output to x `[R, s, D]` where a cache holds a text; rows without one skip it."""
+    if not any(cache.text for cache in caches):
+        return x
+    parts = zip(caches, x.split([cache.rows for cache in caches]), strict=True)
+    return torch.cat([layer.attend_text(part, *cache.text[index]) if cache.text else part for cache, part in parts])

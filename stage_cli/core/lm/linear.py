@@ -66,6 +66,8 @@ class Int8Linear(nn.Module):
         self._plain: tuple[Tensor, Tensor] | None = None
         self._packed: Any = None
         self._bytes, self._steps = multiplies_bytes(), activation_steps()
+        # The largest number of a row becomes so many steps, of its first byte and of its second.
+        self._ranges = torch.tensor([self._steps, 2.0 * self._steps**2], device="cpu").view(2, 1, 1)
 
     @staticmethod
     def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +119,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply; see the class for shapes."""
+        if self._bytes and x.dim() == 2 and x.dtype == torch.float32:
+            return self._of_bytes(x)
         flat = x.reshape(-1, self.in_features)
         product = self._of_bytes(flat.float()) if self._bytes else self._of_floats(flat)
         return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
@@ -124,15 +128,19 @@ class Int8Linear(nn.Module):
     def _of_bytes(self, x: Tensor) -> Tensor:
         if self._packed is None:
             self._pack()
-        steps = self._steps
         largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
-        scaled = x * (steps / largest)
-        rounded = scaled.round()
-        # What rounding leaves is at most half a step: it is doubled to fill the range of a byte.
-        bytes_ = torch.cat([rounded, (scaled - rounded).mul_(2 * steps)]).div_(steps)
+        scales = self._ranges / largest
+        bytes_ = x * scales
+        first, second = bytes_.unbind()
+        # What rounding leaves is at most half a step: it is doubled, to fill the range of a byte.
+        second.sub_(first.round_(), alpha=2 * self._steps)
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        first, second = multiply(bytes_, 1 / steps, steps + 1, self._packed).chunk(2)
-        return second.mul_(0.5 / steps).add_(first).mul_(largest)
+        # Else torch asks the packed weights for a `__torch_function__`, and C++ throws and catches that there is none:
+        # as much time as all other operations here together.
+        with torch._C.DisableTorchFunctionSubclass():
+            products = multiply(bytes_.view(2 * len(x), -1), 1.0, self._steps + 1, self._packed)
+        first, second = products.chunk(2)
+        return torch.add(first, second, alpha=0.5 / self._steps).div_(scales[0])
 
     def _of_floats(self, x: Tensor) -> Tensor:
         weight, scale = self.weights

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.cpu_step import run_one_step
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.layer import KeysValues, Layer, attend_cached, merge_heads
+from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
 from stage_cli.core.lm.linear import Int8Linear, linear
 from stage_cli.core.lm.prefix import attention_mask
 from stage_cli.core.lm.sinusoids import sinusoids
@@ -274,20 +275,13 @@ class LanguageModel(nn.Module):
 
     def _feed(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
         s = tokens.shape[2]
-        rows = [cache.rows for cache in caches]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
         x = self.embed(tokens, positions)
         x = x if heard is None else x + heard
-        for index, layer in enumerate(self._layers()):
-            parts = zip(caches, *(part.split(rows) for part in layer.project(x)), strict=True)
-            seen = torch.cat([attend_cached(cache, index, q, k, v, causal=causal) for cache, q, k, v in parts])
-            x = x + layer.attention_out(merge_heads(seen))
-            if any(cache.text for cache in caches):
-                x = torch.cat([
-                    layer.attend_text(part, *cache.text[index]) if cache.text else part
-                    for cache, part in zip(caches, x.split(rows), strict=True)
-                ])  # fmt: skip
-            x = layer.feed_forward(x)
+        if s == 1 and x.device.type == "cpu":
+            x = run_one_step(self._layers(), x[:, 0], caches)[:, None]
+        else:
+            x = run_steps(self._layers(), x, caches, causal=causal)
         for cache in caches:
             cache.advance(s)
         return x
