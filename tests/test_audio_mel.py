@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 import pytest
 
-from stage_cli.core.audio.mel import htk_hertz, htk_mels, slaney_hertz, slaney_mels, triangles
+from stage_cli.core.audio.mel import htk_hertz, htk_mels, notes_below, semitones, slaney_hertz, slaney_mels, triangles
 
 HERTZ = np.concatenate([[0.0], np.geomspace(1, 24_000, 500), [999.999, 1000.0, 1000.001]])
 
@@ -62,3 +62,25 @@ def test_the_area_is_half_of_base_by_height() -> None:
     low, high = corners[:-2], corners[2:]
     area = triangles(axis, low, corners[1:-1], high).sum(axis=0) * step
     np.testing.assert_allclose(area, (high - low) / 2, rtol=1e-6)
+
+
+def test_semitones() -> None:
+    """Each filter hears its own note best, a neighbour less, and no other; each weighs as much as any other."""
+    size, rate, notes = 8192, 24_000, range(57, 99)
+    filters = semitones(size, rate, notes)
+    assert filters.shape == (size // 2 + 1, len(notes))
+    np.testing.assert_allclose(filters.sum(axis=0), 1, rtol=1e-5)
+    axis = np.fft.rfftfreq(size, 1 / rate)
+    for place, note in enumerate(notes):
+        hertz = librosa.midi_to_hz(note)
+        assert abs(axis[filters[:, place].argmax()] - hertz) <= rate / size / 2 + 1e-6
+        heard = np.flatnonzero(filters[np.abs(axis - hertz).argmin()])
+        assert set(heard) <= {place - 1, place, place + 1}
+
+
+def test_notes_end_at_half_the_sample_rate() -> None:
+    assert notes_below(440.0, range(60, 80)) == range(60, 69)
+    assert notes_below(441.0, range(60, 80)) == range(60, 70)
+    assert notes_below(20_000.0, range(60, 80)) == range(60, 80)
+    with pytest.raises(ValueError, match="1000 Hz hold no note of 523 Hz"):
+        semitones(512, 1000, range(60, 73))

@@ -15,6 +15,7 @@ from stage_cli.core.codec.kinds import codec_config_from_dict, make_codec
 from stage_cli.core.codec.spectral import SpectralCodec
 from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder, stream_decode, stream_latents
+from stage_cli.core.codec.tones import COMPRESSION
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
@@ -34,6 +35,7 @@ CONFIGS = {
     "wide windows, no blocks": SpectralConfig(
         hop_length=30, spectrum_hop=10, spectrum_size=100, width=8, encoder_layers=(0, 0), decoder_layers=(0, 0)
     ),
+    "tones": dataclasses.replace(SMALL, tones=30, lowest_tone=40, pitch_size=1024, tone_dimension=3),
     "kernels of one": SpectralConfig(hop_length=40, spectrum_hop=20, spectrum_size=40, width=8, kernel_size=1),
 }
 
@@ -193,3 +195,99 @@ def test_a_codec_is_packed_louder(tmp_path: Path, tiny_model_dir: Path) -> None:
     plan = plan_directory(tiny_model_dir)
     with pytest.raises(WeightsError, match="Only a spectral codec"):
         pack_codec(tmp_path / "other", plan.config, plan.sources, packing="float16", gain=1.0)
+
+
+TONES = dataclasses.replace(SMALL, tones=40, lowest_tone=36, pitch_size=1024, tone_dimension=3)
+
+
+def sounding(levels: torch.Tensor, first_frame: int = 0) -> torch.Tensor:
+    return SpectralCodec(TONES).decoder._sounding(levels, first_frame)[0]
+
+
+def silent(spectra: int) -> torch.Tensor:
+    return torch.zeros(1, spectra, TONES.tones)
+
+
+@pytest.mark.parametrize("note", [36, 45, 69, 75])
+def test_a_level_that_stays_is_a_steady_tone(note: int) -> None:
+    levels = silent(400)
+    levels[:, :, note - TONES.lowest_tone] = 0.5**COMPRESSION
+    audio = sounding(levels)
+    assert audio.shape == (400 * TONES.spectrum_hop,)
+    time = torch.arange(len(audio), dtype=torch.float64) / TONES.sample_rate
+    angle = 2 * torch.pi * 440 * 2 ** ((note - 69) / 12) * time
+    inner = slice(TONES.spectrum_hop, -TONES.spectrum_hop)  # half windows at the ends
+    # Its phase is that of the first window's beginning, half a hop before the audio's.
+    shift = angle.new_tensor(2 * torch.pi * 440 * 2 ** ((note - 69) / 12) * TONES.spectrum_hop / 2 / 8000)
+    torch.testing.assert_close(audio.double()[inner], (0.5 * (angle + shift).cos())[inner], atol=1e-4, rtol=0)
+
+
+def test_oscillators_run_on_over_pieces_and_over_minutes() -> None:
+    levels = torch.rand(1, 4 * 4, TONES.tones, generator=torch.Generator().manual_seed(0))
+    whole = sounding(torch.cat([silent(4 * 20_000), levels], dim=1))[-len(sounding(levels)) :]
+    piece = sounding(levels, first_frame=20_000)
+    inner = slice(TONES.spectrum_hop, -TONES.spectrum_hop)
+    torch.testing.assert_close(piece[inner], whole[inner], atol=2e-5, rtol=0)
+
+
+def test_without_tones_the_weights_are_as_before() -> None:
+    names = SpectralCodec(SMALL).state_dict().keys()
+    more = SpectralCodec(TONES).state_dict().keys()
+    assert names <= more
+    assert {name.rsplit(".", 1)[0] for name in more - names} == {
+        "encoder.tones_in",
+        "encoder.tones_out",
+        "decoder.tones",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tones": 120}, "tones = 120 · allowed: few enough to lie below 4000 Hz"),
+        ({"tones": -1}, "tones = -1"),
+        ({"tones": 10, "pitch_size": 1025}, "pitch_size = 1025"),
+        ({"tones": 10, "pitch_size": 100}, "pitch_size = 100 · allowed: an even whole number from 320 on"),
+        ({"tones": 10, "tone_codebooks": 4}, "tone_codebooks = 4 · allowed: less than codebooks = 4"),
+        ({"tones": 10, "tone_dimension": 8}, "tone_dimension = 8 · allowed: less than dimension = 8"),
+        ({"tones": 10, "tone_dimension": 0}, "tone_dimension = 0"),
+        ({"lowest_tone": -3}, "lowest_tone = -3"),
+    ],
+)
+def test_tones_that_cannot_be(values: dict[str, int], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        dataclasses.replace(SMALL, **values)
+
+
+def test_codebooks_of_their_own_for_the_tones() -> None:
+    """The last codebook alone tells the tones, in the last dimensions, and nothing else."""
+    codec = SpectralCodec(TONES).eval()
+    randomise(codec)
+    codec.quantizer.codebooks[:3, :, 5:] = 0
+    codec.quantizer.codebooks[3, :, :5] = 0
+    latents = torch.randn(2, 8, 50, generator=torch.Generator().manual_seed(0))
+    other = latents.clone()
+    other[:, 5:] += 1.0
+    codes, others = codec.quantizer.encode(latents), codec.quantizer.encode(other)
+    assert codes[:, :3].equal(others[:, :3])
+    assert not codes[:, 3].equal(others[:, 3])
+    other = latents.clone()
+    other[:, :5] += 1.0
+    assert codec.quantizer.encode(other)[:, 3].equal(codes[:, 3])
+    nearest = torch.cdist(latents[:, 5:].transpose(1, 2), codec.quantizer.codebooks[3, :, 5:].expand(2, -1, -1)).argmin(
+        -1
+    )
+    assert codes[:, 3].equal(nearest)
+    torch.testing.assert_close(codec.quantizer(latents).quantized, codec.quantizer.decode(codes))
+
+
+def test_training_keeps_the_sides_apart() -> None:
+    codec = SpectralCodec(TONES).train()
+    randomise(codec)
+    codec.quantizer.start_training()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        codec(noise(6400, batch=4), generator=generator)
+    assert codec.quantizer.codebooks[:3, :, 5:].abs().max() == 0
+    assert codec.quantizer.codebooks[3, :, :5].abs().max() == 0
+    assert codec.quantizer.codebooks[3].abs().sum() > 0

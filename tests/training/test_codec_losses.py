@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from stage_cli.core.training.codec.losses import RESOLUTIONS, mel_filters, spectra, spectral_losses
+from stage_cli.core.codec.spectral import SpectralCodec
+from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.tones import COMPRESSION, tone_levels
+from stage_cli.core.training.codec.losses import RESOLUTIONS, mel_filters, spectra, spectral_losses, tone_loss
+from stage_cli.core.training.codec.module import CodecInputs, CodecModule
+from stage_cli.core.training.codec.task import draw_weights
+from stage_cli.core.training.config.codec import CodecTrainConfig
 
 RATE = 16_000
 
@@ -31,6 +37,7 @@ def test_the_same_audio_costs_nothing() -> None:
         "spectrum": 0.0,
         "phase": 0.0,
         "level": 0.0,
+        "pitch": 0.0,
     }
 
 
@@ -65,3 +72,96 @@ def test_mel_filters(size: int, bands: int) -> None:
     wide = (reference > 0).sum(axis=0) > 6
     assert wide.any()
     np.testing.assert_allclose(filters.numpy()[:, wide], reference[:, wide] / reference[:, wide].sum(axis=0), atol=2e-3)
+
+
+def test_a_semitone_is_heard_in_the_pitch_and_hardly_in_the_mels() -> None:
+    """A low E and an F: one mel band holds both, two semitones do not."""
+    low, high = tone(82.41), tone(87.31)
+    losses = spectral_losses(high, low, RATE)
+    assert losses["pitch"] > 2 * losses["mel"]
+    out_of_tune = spectral_losses(tone(82.41 * 2 ** (5 / 1200)), low, RATE)
+    assert out_of_tune["pitch"] < 0.2 * losses["pitch"]
+
+
+# Tones ---------------------------------------------------------------------------------------------------------------
+
+CONFIG = SpectralConfig(tones=72)
+
+
+def note(midi: float, seconds: float = 2.0, level: float = 0.5) -> torch.Tensor:
+    time = torch.arange(round(seconds * 24_000), dtype=torch.float64) / 24_000
+    return (level * torch.sin(2 * torch.pi * 440 * 2 ** ((midi - 69) / 12) * time)).float()
+
+
+def amplitudes(audio: torch.Tensor) -> torch.Tensor:
+    """`[n, tones]`, without the windows that reach beyond the ends."""
+    return (tone_levels(audio[None], CONFIG) ** (1 / COMPRESSION))[0, 20:-20]
+
+
+@pytest.mark.parametrize("midi", [33, 40, 52, 69, 90])
+def test_a_note_is_its_tone(midi: int) -> None:
+    found = amplitudes(note(midi))
+    torch.testing.assert_close(found[:, midi - 28], torch.full((len(found),), 0.5), atol=0.1, rtol=0)
+    found[:, midi - 28] = 0
+    assert found.max() < 0.06
+
+
+def test_a_note_between_two_tones_is_shared() -> None:
+    found = amplitudes(note(60.5))
+    shares = found[:, 60 - 28 : 62 - 28]
+    assert shares.min() > 0.15
+    assert shares.max() < 0.3
+    assert found.count_nonzero(dim=1).eq(2).all()
+
+
+def test_chords_are_told_apart() -> None:
+    found = amplitudes(sum((note(midi, level=0.2) for midi in (45, 52, 57, 61)), torch.zeros(48_000)))
+    assert (found.mean(dim=0) > 0.1).nonzero()[:, 0].add(28).tolist() == [45, 52, 57, 61]
+
+
+def test_noise_and_clicks_are_no_tones() -> None:
+    noise = 0.2 * torch.randn(48_000, generator=torch.Generator().manual_seed(0))
+    click = torch.zeros(48_000)
+    click[::12_000] = 1.0
+    for audio in (noise, click, torch.zeros(48_000)):
+        tonal, whole = amplitudes(audio).square().sum(dim=1).mean(), audio.square().mean()
+        assert tonal < 0.01 * max(float(whole), 1e-4)
+
+
+def test_a_note_begins_when_it_begins() -> None:
+    """The short window tells when, not the long one: 30 ms before it is quiet, 30 ms after it is there."""
+    audio = note(45)
+    audio[:24_000] = 0
+    found = tone_levels(audio[None], CONFIG)[0, :, 45 - 28] ** (1 / COMPRESSION)
+    assert found[: 100 - 3].max() < 0.1
+    assert found[100 + 3 : 150].min() > 0.3
+
+
+def test_oscillators_can_be_taught_and_are_not_without_the_loss() -> None:
+    assert float(tone_loss(torch.full((1, 4, 3), 0.5), torch.zeros(1, 4, 3))) == pytest.approx(0.75)
+    shape = SpectralConfig(
+        sample_rate=8000, hop_length=320, spectrum_hop=80, spectrum_size=320, width=32, encoder_layers=(1, 1),
+        decoder_layers=(1, 1), dimension=16, codebook_size=32, tones=40, lowest_tone=36, pitch_size=1024,
+        tone_dimension=6,
+    )  # fmt: skip
+    audio = torch.stack([note(midi)[: 3 * 3200 * 2 : 1] for midi in (50, 57, 62, 69)])[:, None]
+    losses = []
+    for weight in (0.0, 5.0):
+        module = CodecModule(
+            SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=weight, unquantized_steps=99)
+        )
+        draw_weights(module.codec, 0)
+        optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+        for _ in range(40):
+            outputs = module.train()(CodecInputs(audio, 0))
+            optimizer.zero_grad()
+            outputs["loss"].backward()
+            optimizer.step()
+        losses.append(float(outputs["tones"]))
+    assert losses[1] < 0.5 * losses[0]
+
+
+def test_a_codec_without_tones_has_no_loss_on_them() -> None:
+    shape = SpectralConfig(width=8, encoder_layers=(0, 0), decoder_layers=(0, 0), codebook_size=4)
+    module = CodecModule(SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=5.0, unquantized_steps=99))
+    assert float(module(CodecInputs(note(50)[None, None, :9600], 0))["tones"]) == 0

@@ -345,7 +345,7 @@ def test_everything_is_written_and_read_again(tmp_path):
     loading = DataLoading("cache", 7, 3)
     train = TrainConfig(
         7, 12, 3, 0.5, (0, 0.99), 0.125, 1e-16, "adamw", 1e-300, "cosine", 5, 0.5, "none", 1e5, (1, 0.1 + 0.2), 0, 1,
-        0.25, 0.75, 0.9999, 3, 4, 9,
+        0.25, 0.75, 0.5, 0.2, 0.9999, 3, 4, 9,
     )  # fmt: skip
     lora = LoraConfig(3, 1.5, 0.25, LORA_TARGETS[:1])
     validate = ValidateConfig(3, 2, 8, 0, 4.5, 0.0, 0, 9)

@@ -5,6 +5,8 @@ What differs from use to use stays there: which corners, on which axis, and what
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _MELS_A_DECADE, _KNEE_HZ = 2595.0, 700.0  # HTK's scale: logarithmic far above the knee, linear far below
@@ -40,6 +42,34 @@ def slaney_hertz(mels: np.ndarray) -> np.ndarray:
     """Return frequencies in Hz, the inverse of `slaney_mels`."""
     above = _CORNER_HZ * np.exp((np.maximum(mels, _CORNER_MELS) - _CORNER_MELS) * _LOG_STEP)
     return np.where(mels < _CORNER_MELS, mels * _LINEAR_HZ, above)
+
+
+def semitones(size: int, sample_rate: int, notes: range) -> np.ndarray:
+    """Return triangular filters around MIDI notes, float32 `[size / 2 + 1, notes]`, each with sum 1.
+
+    Equal temperament, A4 is 440 Hz. A filter reaches to the notes beside its own, and at least one bin to each side.
+
+    Args:
+        size: samples of the window whose spectrum is filtered.
+        sample_rate: Hz.
+        notes: MIDI numbers, one after the other.
+
+    Raises:
+        ValueError: one of them lies above half the sample rate.
+    """
+    hertz = 440 * 2 ** ((np.arange(notes.start - 1, notes.stop + 1) - 69) / 12)
+    width = sample_rate / size
+    low, centre, high = hertz[:-2], hertz[1:-1], hertz[2:]
+    if centre[-1] >= sample_rate / 2:
+        raise ValueError(f"{sample_rate} Hz hold no note of {centre[-1]:.0f} Hz")
+    low, high = np.minimum(low, centre - width), np.maximum(high, centre + width)
+    filters = triangles(np.fft.rfftfreq(size, 1 / sample_rate), low, centre, high)
+    return (filters / filters.sum(axis=0)).astype(np.float32)
+
+
+def notes_below(hertz: float, notes: range) -> range:
+    """Return those of some MIDI notes that lie below a frequency."""
+    return range(notes.start, min(notes.stop, math.ceil(69 + 12 * math.log2(hertz / 440))))
 
 
 def triangles(axis: np.ndarray, low: np.ndarray, centre: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -13,18 +13,20 @@ class Overlapping:
     """A network with a memory (`streaming_layers.Layer`).
 
     Args:
-        network: `[B, in, n · inputs]` → `[B, out, n · outputs]` for n frames; it pads where audio begins and ends.
+        network: `[B, in, n · inputs]` → `[B, out, n · outputs]` for n frames; it pads where audio begins and ends. It
+            is also told which frame of the whole the first of them is.
         margin: frames to either side that a frame's output depends on.
         inputs: input samples in a frame.
         outputs: output samples in a frame.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], margin: int, *, inputs: int, outputs: int) -> None:
+    def __init__(self, network: Callable[[Tensor, int], Tensor], margin: int, *, inputs: int, outputs: int) -> None:
         self._network = network
         self._margin = margin
         self._inputs = inputs
         self._outputs = outputs
         self._kept: Tensor | None = None
+        self._first = 0  # frame of the whole that the kept inputs begin with
         self._made = 0  # frames among the kept ones whose output has been returned
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
@@ -35,9 +37,10 @@ class Overlapping:
         if frames == self._made:
             self._kept = x
             return x[..., :0]  # nothing: whoever joins the pieces leaves empty ones out
-        output = self._network(x if last else x[..., : whole * self._inputs])
+        output = self._network(x if last else x[..., : whole * self._inputs], self._first)
         made = output[..., self._made * self._outputs : frames * self._outputs]
         begin = max(0, frames - self._margin)
         self._kept = x[..., begin * self._inputs :].clone()
         self._made = frames - begin
+        self._first += begin
         return made

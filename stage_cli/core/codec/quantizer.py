@@ -76,23 +76,33 @@ class CodebookStatistics(nn.Module):
 class ResidualVectorQuantizer(nn.Module):
     """K codebooks, each of which quantizes what the ones before it left over.
 
+    Args:
+        config: of the codec.
+        apart: (codebooks, dimensions): the last codebooks are for the last dimensions alone, and the others for the
+            rest; each side is quantized on its own. (0, 0) parts nothing.
+
     The state is one tensor, `codebooks [K, codebook_size, D]`. `start_training` adds `statistics.*` to it, which a
     checkpoint to resume from keeps and a checkpoint for use drops (`stop_training`).
     """
 
     statistics: CodebookStatistics | None
 
-    def __init__(self, config: CodecShape) -> None:
+    def __init__(self, config: CodecShape, *, apart: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
+        self._sides = {0: slice(None)}
+        if any(apart):
+            part = config.dimension - apart[1]
+            self._sides = {0: slice(0, part), config.codebooks - apart[0]: slice(part, None)}
         self.codebooks = nn.Buffer(torch.zeros(config.codebooks, config.codebook_size, config.dimension))
         self.statistics = None
         self.settings = CodebookTraining()
 
     def encode(self, latents: Tensor) -> Tensor:
         """Return the nearest codes: `[B, D, T]` → `[B, K, T]`, int64."""
-        residual = _rows(latents)
+        rows = residual = _rows(latents)
         codes = []
-        for codebook in self.codebooks.float():
+        for k, codebook in enumerate(self.codebooks.float()):
+            residual = self._left(k, rows, residual)
             indices = _nearest(residual, codebook)
             residual = residual - F.embedding(indices, codebook)
             codes.append(indices)
@@ -131,6 +141,7 @@ class ResidualVectorQuantizer(nn.Module):
             residual, quantized = rows, torch.zeros_like(rows)
             codes, losses, perplexities, revived = [], [], [], []
             for k in range(self.codebooks.shape[0]):
+                residual = self._left(k, rows, residual)
                 if learning:
                     self._start(residual.detach(), k, *learning)
                 codebook = self.codebooks[k].float()
@@ -157,6 +168,18 @@ class ResidualVectorQuantizer(nn.Module):
             if revived
             else torch.zeros(len(codes), dtype=torch.int64, device=latents.device),
         )
+
+    def _left(self, k: int, rows: Tensor, residual: Tensor) -> Tensor:
+        """Return what codebook k quantizes `[n, D]`: what is left, or with the first of a side, its dimensions.
+
+        The codebooks of a side are zero in the other dimensions, and stay so.
+        """
+        side = self._sides.get(k)
+        if side is None or len(self._sides) == 1:
+            return residual
+        own = torch.zeros(rows.shape[1], dtype=torch.bool, device=rows.device)
+        own[side] = True
+        return rows * own
 
     def _learning(self, generator: torch.Generator | None) -> tuple[CodebookStatistics, torch.Generator] | None:
         """Return what an update of the codebooks needs, or None where there is to be none."""

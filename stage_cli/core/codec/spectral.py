@@ -2,8 +2,10 @@
 
 Audio → short-time Fourier spectra → ConvNeXt blocks → frames' latents → residual vector quantizer → ConvNeXt blocks →
 spectra → audio. Sources: ConvNeXt (arXiv 2201.03545), Vocos (arXiv 2306.00814) for the head that writes magnitudes and
-phases. Phases are told relative to a wave at the middle of their bin, so that a steady tone is a nearly steady input
-and output. Every layer sees a bounded time to each side, so pieces of a long song come out as the whole does.
+phases; DDSP (arXiv 2001.04643) for oscillators that a network turns up and down. Phases are told relative to a wave at
+the middle of their bin, so that a steady tone is a nearly steady input and output. With `SpectralConfig.tones` the
+decoder also has an oscillator for each semitone, which runs on from the first frame to the last. Every layer sees a
+bounded time to each side, so pieces of a long song come out as the whole does.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from stage_cli.core.codec.codec import Codec
 from stage_cli.core.codec.overlapping import Overlapping
 from stage_cli.core.codec.quantizer import ResidualVectorQuantizer
 from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.tones import COMPRESSION, tone_levels
 
-# Spectra are compressed by this power: quiet partials count beside loud ones.
-COMPRESSION = 0.3
 _QUIETEST = 1e-5
 # No bin of audio within ±1 under this window is louder.
 _LOUDEST = 1e2
+# Compressed, as all amplitudes of oscillators here: a little above full scale.
+_LOUDEST_TONE = 1.2
 
 
 class Block(nn.Module):
@@ -58,13 +61,26 @@ class Encoder(nn.Module):
         self.down = nn.Conv1d(config.width, config.width, step, stride=step)
         self.coarse = nn.Sequential(*(Block(config, fine + coarse) for _ in range(coarse)))
         self.norm = nn.LayerNorm(config.width)
-        self.output = nn.Linear(config.width, config.dimension)
+        for_tones = config.tone_dimension if config.tones else 0
+        self.output = nn.Linear(config.width, config.dimension - for_tones)
+        if config.tones:
+            self.tones_in = nn.Linear(config.tones, config.width)
+            self.tones_out = nn.Linear(config.width, for_tones)
 
     def forward(self, audio: Tensor) -> Tensor:
         """`[B, 1, samples]` → `[B, D, T]`; the last frame is filled up with silence."""
-        x = self.fine(self.input(self.features(audio)))
-        x = self.coarse(self.down(x)).transpose(1, 2)
-        return self.output(self.norm(x)).transpose(1, 2)
+        x = self.coarse(self.down(self.fine(self.input(self.features(audio)))))
+        latents = self.output(self.norm(x.transpose(1, 2)))
+        if self.config.tones:
+            latents = torch.cat([latents, self._heard_tones(audio)], dim=2)
+        return latents.transpose(1, 2)
+
+    def _heard_tones(self, audio: Tensor) -> Tensor:
+        """`[B, 1, samples]` → `[B, T, tone_dimension]`: the tones alone, as loud as they are on average in a frame."""
+        config = self.config
+        levels = tone_levels(F.pad(audio[:, 0], (0, -audio.shape[-1] % config.hop_length)), config)
+        mean = levels.unflatten(1, (-1, config.spectra_per_frame)).mean(dim=2)
+        return self.tones_out(F.gelu(self.tones_in(mean.to(audio))))
 
     def features(self, audio: Tensor) -> Tensor:
         """`[B, 1, samples]` → `[B, 3 · bins, spectra]`: magnitude, real and imaginary part, compressed."""
@@ -72,7 +88,7 @@ class Encoder(nn.Module):
         missing = -audio.shape[-1] % config.hop_length
         edge = (config.spectrum_size - config.spectrum_hop) // 2
         pieces = F.pad(audio[:, 0], (edge, edge + missing)).unfold(-1, config.spectrum_size, config.spectrum_hop)
-        spectra = torch.fft.rfft(pieces * _window(config, pieces))
+        spectra = torch.fft.rfft(pieces * _window(config.spectrum_size, pieces))
         magnitude = spectra.abs().clamp(min=_QUIETEST)
         compressed = magnitude**COMPRESSION
         steady = spectra * _steady_phase(config, spectra.shape[1], audio.device).conj() * (compressed / magnitude)
@@ -92,26 +108,63 @@ class Decoder(nn.Module):
         self.up = nn.Linear(config.width, step * config.width)
         self.fine = nn.Sequential(*(Block(config, fine + coarse) for _ in range(fine)))
         self.norm = nn.LayerNorm(config.width)
-        self.output = nn.Linear(config.width, 2 * config.bins)
+        self.output = nn.Linear(config.width, 2 * config.bins + config.tones)
+        if config.tones:
+            self.tones = nn.Linear(config.tone_dimension, config.tones)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """`[B, D, T]` → `[B, 1, T · hop]`."""
+    def forward(self, latents: Tensor, first_frame: int = 0) -> Tensor:
+        """`[B, D, T]` → `[B, 1, T · hop]`; `first_frame` counts from where the oscillators began."""
+        return self.parts(latents, first_frame)[0]
+
+    def parts(self, latents: Tensor, first_frame: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the audio, and the oscillators' amplitudes to the power of `COMPRESSION`, `[B, n, tones]`."""
         x = self.coarse(self.input(latents)).transpose(1, 2)
         B, T, width = x.shape
         # A frame becomes its spectra.
         x = self.up(x).view(B, T * self.config.spectra_per_frame, width).transpose(1, 2)
         x = self.norm(self.fine(x).transpose(1, 2))
-        magnitude, phase = self.output(x).float().chunk(2, dim=-1)
+        bins = self.config.bins
+        magnitude, phase, tones = self.output(x).float().split([bins, bins, self.config.tones], dim=-1)
         magnitude = magnitude.clamp(max=math.log(_LOUDEST)).exp()
         spectra = torch.polar(magnitude, phase) * _steady_phase(self.config, x.shape[1], x.device)
-        return self._overlap(torch.fft.irfft(spectra), B)[:, None]
+        audio = self._overlap(torch.fft.irfft(spectra), B)
+        levels = tones
+        if self.config.tones:
+            # What holds on in a frame, and what the rest of the latents say of its course.
+            held = self.tones(latents[:, -self.config.tone_dimension :].transpose(1, 2))
+            levels = tones + held.repeat_interleave(self.config.spectra_per_frame, dim=1)
+        return (audio + self._sounding(levels, first_frame) if self.config.tones else audio)[:, None], levels
+
+    def _sounding(self, levels: Tensor, first_frame: int) -> Tensor:
+        """Let the oscillators sound: compressed amplitudes `[B, n, tones]` → `[B, n · spectrum_hop]`.
+
+        Each level holds in the middle of its hop; in between, amplitudes go over as the slopes of a Hann window.
+        """
+        config = self.config
+        hop, count = config.spectrum_hop, levels.shape[1]
+        amplitude = levels.clamp(min=0, max=_LOUDEST_TONE) ** (1 / COMPRESSION)
+        # Turns of a wave in double precision: after minutes, single precision would be out of tune. On the CPU, for
+        # not every device has it.
+        hertz = torch.tensor([config.tone_hertz(tone) for tone in range(config.tones)], dtype=torch.float64)
+        turns = hertz / config.sample_rate
+        first = first_frame * config.spectra_per_frame
+        start = (torch.arange(first, first + count)[:, None] * hop * turns).frac() * (2 * math.pi)
+        within = torch.arange(2 * hop) * turns[:, None] * (2 * math.pi)
+        window = _window(2 * hop, within)
+        waves = torch.cat([within.cos() * window, within.sin() * -window]).to(amplitude)
+        turned = torch.cat([amplitude * start.cos().to(amplitude), amplitude * start.sin().to(amplitude)], dim=2)
+        pieces = turned @ waves
+        # Windows overlap by half: the second half of each meets the first half of the next.
+        rising, falling = pieces.split(hop, dim=2)
+        audio = F.pad(rising, (0, 0, 0, 1)) + F.pad(falling, (0, 0, 1, 0))
+        return audio.flatten(1)[:, hop // 2 : hop // 2 + count * hop]
 
     def _overlap(self, pieces: Tensor, B: int) -> Tensor:
         """Add windowed pieces `[B, n, spectrum_size]` where they overlap: `[B, n · spectrum_hop]`."""
         size, hop = self.config.spectrum_size, self.config.spectrum_hop
         count, edge = pieces.shape[1], (size - hop) // 2
         length = (count - 1) * hop + size
-        window = _window(self.config, pieces)
+        window = _window(size, pieces)
 
         def added(columns: Tensor) -> Tensor:
             return F.fold(columns, (1, length), (1, size), stride=(1, hop))[:, 0, 0]
@@ -133,24 +186,26 @@ class SpectralCodec(Codec):
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__(config)
-        self._shape = config
+        self.shape = config
         self.encoder = Encoder(config)
-        self.quantizer = ResidualVectorQuantizer(config)
+        apart = (config.tone_codebooks, config.tone_dimension) if config.tones else (0, 0)
+        self.quantizer = ResidualVectorQuantizer(config, apart=apart)
         self.decoder = Decoder(config)
 
     def encoder_stream(self) -> Overlapping:
         """Return the encoder with a memory, for audio in pieces."""
-        config = self._shape
-        return Overlapping(self.encoder, config.encoder_margin, inputs=config.hop_length, outputs=1)
+        config = self.shape
+        encode = self.encoder
+        return Overlapping(lambda x, _: encode(x), config.encoder_margin, inputs=config.hop_length, outputs=1)
 
     def decoder_stream(self) -> Overlapping:
         """Return the decoder with a memory, for latents in pieces."""
-        config = self._shape
+        config = self.shape
         return Overlapping(self.decoder, config.decoder_margin, inputs=1, outputs=config.hop_length)
 
 
-def _window(config: SpectralConfig, like: Tensor) -> Tensor:
-    return torch.hann_window(config.spectrum_size, dtype=like.dtype, device=like.device)
+def _window(size: int, like: Tensor) -> Tensor:
+    return torch.hann_window(size, dtype=like.dtype, device=like.device)
 
 
 def _steady_phase(config: SpectralConfig, spectra: int, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -39,6 +40,13 @@ class SpectralConfig:
         dimension: D, width of the latents and of the codebook vectors.
         codebooks: K.
         codebook_size: entries in each codebook.
+        tones: semitones that the decoder can let sound as steady tones, one oscillator each; 0 is none. A frame's
+            latents alone repeat with each frame: without oscillators, what holds on has no pitch but multiples of the
+            frame rate.
+        lowest_tone: the lowest of them, as a MIDI note (69 is 440 Hz).
+        pitch_size: samples of a longer window, under which the encoder tells them apart; even.
+        tone_codebooks: the last of the codebooks, which are for the tones alone.
+        tone_dimension: the last of the latents' dimensions, likewise. These three only count where there are tones.
 
     Raises:
         WeightsError: a value is not allowed; the message names it.
@@ -59,6 +67,11 @@ class SpectralConfig:
     dimension: int = 64
     codebooks: int = 4
     codebook_size: int = 1024
+    tones: int = 0
+    lowest_tone: int = 28
+    pitch_size: int = 4096
+    tone_codebooks: int = 1
+    tone_dimension: int = 24
 
     def __post_init__(self) -> None:
         for key in _AT_LEAST_ONE:
@@ -73,6 +86,7 @@ class SpectralConfig:
         size, hop = self.spectrum_size, self.spectrum_hop
         if size % 2 or size < hop or (size - hop) % 2:
             raise not_allowed("spectrum_size", size, f"spectrum_hop = {hop} plus an even number, itself even")
+        self._check_tones()
         for key in ("encoder_layers", "decoder_layers"):
             layers = getattr(self, key)
             if (
@@ -82,6 +96,21 @@ class SpectralConfig:
             ):
                 raise not_allowed(key, layers, "two whole numbers, for example [2, 4]")
             object.__setattr__(self, key, tuple(layers))  # JSON has lists only
+
+    def _check_tones(self) -> None:
+        for key in ("tones", "lowest_tone"):
+            check_at_least(key, getattr(self, key), 0)
+        if self.tones and self.tone_hertz(self.tones - 1) >= self.sample_rate / 2:
+            below = f"few enough to lie below {self.sample_rate / 2:g} Hz, from MIDI note {self.lowest_tone} on"
+            raise not_allowed("tones", self.tones, below)
+        if not is_whole(self.pitch_size) or self.pitch_size % 2 or self.pitch_size < self.hop_length:
+            raise not_allowed("pitch_size", self.pitch_size, f"an even whole number from {self.hop_length} on")
+        if self.tones and (self.pitch_size - self.spectrum_hop) % 2:
+            raise not_allowed("pitch_size", self.pitch_size, "spectrum_hop plus an even number")
+        for key, whole in (("tone_codebooks", "codebooks"), ("tone_dimension", "dimension")):
+            check_at_least(key, getattr(self, key), 1)
+            if self.tones and getattr(self, key) >= getattr(self, whole):
+                raise not_allowed(key, getattr(self, key), f"less than {whole} = {getattr(self, whole)}")
 
     @property
     def frame_rate(self) -> float:
@@ -99,9 +128,20 @@ class SpectralConfig:
         return self.spectrum_size // 2 + 1
 
     @property
+    def pitch_bins(self) -> int:
+        """Frequencies of the longer window's spectrum up to a semitone above the highest tone."""
+        return math.ceil(self.tone_hertz(self.tones) * self.pitch_size / self.sample_rate) + 1
+
+    def tone_hertz(self, tone: int) -> float:
+        """Return the frequency of one of the tones, in Hz; equal temperament, A4 is 440 Hz."""
+        return 440.0 * 2 ** ((self.lowest_tone + tone - 69) / 12)
+
+    @property
     def encoder_margin(self) -> int:
         """Frames to either side that a frame's latents depend on."""
-        return self._margin(*self.encoder_layers)
+        # A tone is heard under a long window, and under all the short ones that this one covers.
+        heard = -(-(self.pitch_size + self.spectrum_size + self.spectrum_hop) // self.hop_length) + 1
+        return max(self._margin(*self.encoder_layers), heard if self.tones else 0)
 
     @property
     def decoder_margin(self) -> int:

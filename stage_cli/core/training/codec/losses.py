@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage_cli.core.audio.mel import htk_hertz, htk_mels, triangles
+from stage_cli.core.audio.mel import htk_hertz, htk_mels, notes_below, semitones, triangles
 
 # Window sizes in samples, and mel bands of each: short ones for attacks, long ones for pitch.
 RESOLUTIONS: tuple[tuple[int, int], ...] = ((128, 12), (256, 24), (512, 40), (1024, 64), (2048, 96))
@@ -22,6 +22,10 @@ _QUIETEST_MEL = 1e-4
 _QUIETEST_BIN = 1e-4
 COMPRESSION = 0.3
 _LEVEL_SIZE = 1024
+# Windows long enough to tell semitones apart, and the MIDI notes that are told apart.
+PITCH_SIZES: tuple[int, ...] = (4096, 8192)
+PITCHES = range(28, 100)
+_QUIETEST_PITCH = 1e-3
 _LEVEL_SECONDS = 0.1
 
 
@@ -40,9 +44,9 @@ def spectral_losses(made: Tensor, true: Tensor, sample_rate: int) -> dict[str, T
         by the original's) and mean absolute difference of natural-log magnitudes, added. "phase": mean squared
         difference of complex spectra whose magnitudes are compressed. "level": mean absolute difference of log10
         energies of mel bands over 0.1 s. (What lies in the middle of the other losses is a median: for noise, it is
-        1.6 dB too quiet.)
+        1.6 dB too quiet.) "pitch": mean absolute difference of log10 magnitudes of semitones, under long windows.
     """
-    losses: dict[str, list[Tensor]] = {"mel": [], "spectrum": [], "phase": [], "level": []}
+    losses: dict[str, list[Tensor]] = {"mel": [], "spectrum": [], "phase": [], "level": [], "pitch": []}
     for size, bands in RESOLUTIONS:
         ours, theirs = spectra(made, size), spectra(true, size)
         # A magnitude of exactly zero has no gradient.
@@ -62,7 +66,20 @@ def spectral_losses(made: Tensor, true: Tensor, sample_rate: int) -> dict[str, T
         their_gain = (their_magnitude + _QUIETEST_BIN) ** (COMPRESSION - 1)
         difference = torch.view_as_real(ours * our_gain - theirs * their_gain)
         losses["phase"].append(difference.square().sum(dim=-1).mean())
+    for size in PITCH_SIZES:
+        filters = _semitones(size, sample_rate).to(made)
+        ours, theirs = (_log10(spectra(x, size).abs() @ filters, _QUIETEST_PITCH) for x in (made, true))
+        losses["pitch"].append((ours - theirs).abs().mean())
     return {name: torch.stack(values).mean() for name, values in losses.items()}
+
+
+def tone_loss(levels: Tensor, true: Tensor) -> Tensor:
+    """Squared differences of compressed amplitudes `[B, n, tones]`, summed over the tones: their mean over the rest.
+
+    The other losses would not teach oscillators. A tone that is added to what sounds at its pitch already, in whatever
+    phase, makes that louder as often as quieter, so none would ever begin to sound.
+    """
+    return (levels.float() - true).square().sum(dim=2).mean()
 
 
 @functools.cache
@@ -80,6 +97,11 @@ def mel_filters(size: int, bands: int, sample_rate: int) -> Tensor:
     low, high = np.minimum(low, centre - width), np.maximum(high, centre + width)
     filters = triangles(np.fft.rfftfreq(size, 1 / sample_rate), low, centre, high)
     return torch.from_numpy(filters / filters.sum(axis=0)).float()
+
+
+@functools.cache
+def _semitones(size: int, sample_rate: int) -> Tensor:
+    return torch.from_numpy(semitones(size, sample_rate, notes_below(sample_rate / 2, PITCHES)))
 
 
 def _log10(x: Tensor, quietest: float) -> Tensor:

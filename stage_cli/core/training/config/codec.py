@@ -26,6 +26,8 @@ class CodecTrainConfig:
         spectrum_weight: of the loss on magnitudes.
         phase_weight: of the loss on compressed complex spectra.
         level_weight: of the loss on the energy of mel bands over 0.1 s.
+        pitch_weight: of the loss on semitones under long windows.
+        tone_weight: of the loss on the amplitudes of a spectral codec's tones.
         commitment_weight: of the distance of latents from their codes.
         quietest_gain: dB; each crop is turned down by a random amount between this and 0.
         codebook_decay: of the codebooks' moving averages, a forward pass.
@@ -43,6 +45,8 @@ class CodecTrainConfig:
     spectrum_weight: float = 1.0
     phase_weight: float = 1.0
     level_weight: float = 0.0
+    pitch_weight: float = 0.0
+    tone_weight: float = 0.0
     commitment_weight: float = 1.0
     quietest_gain: float = -12.0
     codebook_decay: float = 0.97
@@ -52,8 +56,8 @@ class CodecTrainConfig:
         check_text("codec.base", self.base)
         check_number("codec.crop_seconds", self.crop_seconds, 0, 60, above=True)
         check_whole("codec.unquantized_steps", self.unquantized_steps, 0)
-        for key in ("mel_weight", "spectrum_weight", "phase_weight", "level_weight", "commitment_weight"):
-            check_number(f"codec.{key}", getattr(self, key), 0, 1e6)
+        for loss in ("mel", "spectrum", "phase", "level", "pitch", "tone", "commitment"):
+            check_number(f"codec.{loss}_weight", getattr(self, f"{loss}_weight"), 0, 1e6)
         check_number("codec.quietest_gain", self.quietest_gain, -60, 0)
         check_number("codec.codebook_decay", self.codebook_decay, 0, 1, below=True)
         check_text("codec.licence", self.licence)

@@ -45,6 +45,9 @@ class TrainConfig:
         word_dropout: probability of leaving out each word of a description.
         history_dropout: probability that pieces of the target's own past, half a second each, are hidden from the model
             while it learns an item: what comes next must then be found in the context.
+        beat_weight: of a further loss, on beats and downbeats as told from what the layers make of the context alone;
+            for models that read their context first. Nothing of it stays in the model.
+        harmony_weight: likewise on the pitch classes that the target plays.
         ema_decay: of a moving average of the weights, which becomes the result; 0 is off.
         checkpoint_every: steps between checkpoints.
         keep_last: newest checkpoints that are kept.
@@ -71,6 +74,8 @@ class TrainConfig:
     description_dropout: float = 0.5
     word_dropout: float = 0.3
     history_dropout: float = 0.0
+    beat_weight: float = 0.0
+    harmony_weight: float = 0.0
     ema_decay: float = 0.0
     checkpoint_every: int = 1000
     keep_last: int = 2
@@ -88,6 +93,8 @@ class TrainConfig:
         self._check_codebook_weights()
         for key in ("context_dropout", "description_dropout", "word_dropout", "history_dropout"):
             check_number(f"train.{key}", getattr(self, key), 0, 1)
+        for key in ("beat_weight", "harmony_weight"):
+            check_number(f"train.{key}", getattr(self, key), 0, 1e6)
         check_number("train.ema_decay", self.ema_decay, 0, 1, below=True)
         check_whole("train.checkpoint_every", self.checkpoint_every, 1)
         check_whole("train.keep_last", self.keep_last, 1, 10_000)
@@ -100,6 +107,11 @@ class TrainConfig:
                 why="a batch is made of whole micro-batches",
                 next_step="make train.batch_size a multiple of train.micro_batch_size",
             )
+
+    @property
+    def listens(self) -> bool:
+        """Whether anything is learned from the context alone."""
+        return self.beat_weight > 0 or self.harmony_weight > 0
 
     def accumulation(self, processes: int) -> int:
         """Return the passes that each of some processes makes for one optimizer step.

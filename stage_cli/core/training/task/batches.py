@@ -24,6 +24,7 @@ class TokenItem:
         song: id.
         start: seconds of the song at which context and target begin.
         index: in the data set.
+        labels: `[Tt, LABELS]` of `labels.label_batch`, or None.
     """
 
     context: Tensor
@@ -33,6 +34,7 @@ class TokenItem:
     song: str
     start: float
     index: int
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class CodeBatch:
         context_frames: the length of each.
         target: `[B, K, Tt]` int64.
         descriptions: one an item.
-        items: without audio and tokens: song, stem, index, ….
+        items: without audio, tokens and labels: song, stem, index, ….
+        labels: `[B, Tt, LABELS]` of `labels.label_batch`, or None.
     """
 
     context: Tensor
@@ -52,6 +55,7 @@ class CodeBatch:
     target: Tensor
     descriptions: tuple[str, ...]
     items: tuple[Item | TokenItem, ...]
+    labels: Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CodeBatch:
         """Move the codes."""
@@ -59,11 +63,13 @@ class CodeBatch:
             self,
             context=self.context.to(device, non_blocking=non_blocking),
             target=self.target.to(device, non_blocking=non_blocking),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> CodeBatch:
         """Pin the codes; `DataLoader(pin_memory=True)` calls it."""
-        return replace(self, context=self.context.pin_memory(), target=self.target.pin_memory())
+        labels = None if self.labels is None else self.labels.pin_memory()
+        return replace(self, context=self.context.pin_memory(), target=self.target.pin_memory(), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class TokenBatch:
         text: `[B, L, text dimension]` of the text encoder, or None: no item has a description.
         text_mask: `[B, L]` bool, False everywhere where a description is dropped; None with `text`.
         hidden: `[B, Tt]` bool, True where a frame of the target is learned but not seen; None is nowhere.
+        labels: `[B, Tt, LABELS]` of `labels.label_batch`, or None.
     """
 
     context: Tensor
@@ -85,6 +92,7 @@ class TokenBatch:
     text: Tensor | None = None
     text_mask: Tensor | None = None
     hidden: Tensor | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.context_frames)
@@ -116,10 +124,14 @@ def collate_tokens(items: Sequence[TokenItem]) -> CodeBatch:
     context = items[0].context.new_zeros(len(items), items[0].context.shape[0], max(frames))
     for row, item, own in zip(context, items, frames, strict=True):
         row[:, :own] = item.context
+    labels = [item.labels for item in items if item.labels is not None]
     return CodeBatch(
         context=context,
         context_frames=frames,
         target=torch.stack([item.target for item in items]),
         descriptions=tuple(item.description for item in items),
-        items=tuple(replace(item, context=item.context[:, :0], target=item.target[:, :0]) for item in items),
+        items=tuple(
+            replace(item, context=item.context[:, :0], target=item.target[:, :0], labels=None) for item in items
+        ),
+        labels=torch.stack(labels) if len(labels) == len(items) else None,
     )

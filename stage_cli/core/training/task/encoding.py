@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.collate import AudioBatch
 from stage_cli.core.training.task.batches import CodeBatch
+from stage_cli.core.training.task.labels import label_batch
 
 
 @torch.no_grad()
-def encode_batch(codec: Codec, batch: AudioBatch) -> CodeBatch:
+def encode_batch(codec: Codec, batch: AudioBatch, *, labels: bool = False) -> CodeBatch:
     """Encode a batch, in fp32 whatever the precision around it is.
 
     Each context is followed by silence up to the target's length and goes through the codec together with the targets,
@@ -22,6 +23,7 @@ def encode_batch(codec: Codec, batch: AudioBatch) -> CodeBatch:
     Args:
         codec: in evaluation mode; the codes come back to the batch's device.
         batch: no context longer than the targets.
+        labels: also label the frames.
 
     Returns:
         Codes with Tt = ceil(samples of a target / hop).
@@ -32,7 +34,8 @@ def encode_batch(codec: Codec, batch: AudioBatch) -> CodeBatch:
     with torch.autocast(audio.device.type, enabled=False):
         codes = codec.encode(audio).to(batch.target.device)
     frames = tuple(codec.config.frames(own) for own in batch.context_samples.tolist())
-    return CodeBatch(codes[rows:, :, : max(frames)], frames, codes[:rows], batch.descriptions, batch.items)
+    labelled = label_batch(batch, codec.config) if labels else None
+    return CodeBatch(codes[rows:, :, : max(frames)], frames, codes[:rows], batch.descriptions, batch.items, labelled)
 
 
 def _device(codec: Codec) -> torch.device:

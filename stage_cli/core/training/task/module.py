@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.delay_pattern import delay
 from stage_cli.core.lm.prefix import Layout, delayed_sequence, join
-from stage_cli.core.lm.transformer import LanguageModel
+from stage_cli.core.lm.transformer import LanguageModel, ReadContext
 from stage_cli.core.training.task.batches import TokenBatch
+from stage_cli.core.training.task.listening import Listening
 
 _IGNORED = -100
 
@@ -32,16 +33,24 @@ class StemModule(nn.Module):
         lm: the language model.
         text_projection: text encoder's width → model width; None for a model without text.
         codebook_weights: share of each codebook in the loss, K of them, that sum to one.
+        listening: further losses on what the model hears in its context, for one that reads that first; or None.
     """
 
     codebook_weights: Tensor
 
-    def __init__(self, lm: LanguageModel, text_projection: nn.Linear | None, codebook_weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        text_projection: nn.Linear | None,
+        codebook_weights: Sequence[float],
+        listening: Listening | None = None,
+    ) -> None:
         super().__init__()
         if len(codebook_weights) != lm.config.codebooks:
             raise ValueError(f"{len(codebook_weights)} weights for {lm.config.codebooks} codebooks")
         self.lm = lm
         self.text_projection = text_projection
+        self.listening = listening
         self.register_buffer("codebook_weights", torch.tensor(list(codebook_weights)), persistent=False)
 
     def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
@@ -49,10 +58,20 @@ class StemModule(nn.Module):
 
         Returns:
             "loss", a scalar in fp32: the weighted mean over the codebooks of "codebook_losses" `[K]`, which have no
-            gradient.
+            gradient. In training, with `listening`, its weighted losses are added, and "beat_loss" and "harmony_loss"
+            are there.
         """
-        losses = codebook_losses(self.target_logits(batch), batch.target)
-        return {"loss": (losses * self.codebook_weights).sum(), "codebook_losses": losses.detach()}
+        if self.listening is None or not self.training:
+            losses = codebook_losses(self.target_logits(batch), batch.target)
+            return {"loss": (losses * self.codebook_weights).sum(), "codebook_losses": losses.detach()}
+        logits, context = self._after_context(batch)
+        losses = codebook_losses(logits, batch.target)
+        labels = batch.labels
+        if labels is None:
+            raise ValueError("learning from the context alone needs labels")
+        heard = self.listening(context.states[..., : self.lm.config.dimension], context.attended, labels)
+        loss = (losses * self.codebook_weights).sum() + heard.pop("loss")
+        return {"loss": loss, "codebook_losses": losses.detach(), **heard}
 
     def target_logits(self, batch: TokenBatch) -> Tensor:
         """Return logits `[B, Tt, K, codebook_size]` fp32 at the steps that predict the target.
@@ -60,7 +79,7 @@ class StemModule(nn.Module):
         At [b, j, k] stands what predicts frame j − k of codebook k; where j < k, what is given already.
         """
         if self.lm.config.reads_context_first:
-            return self._logits_after_context(batch)
+            return self._after_context(batch)[0]
         tokens, first_outputs = training_sequence(batch, self.lm.config)
         positions = torch.arange(tokens.shape[2], device=tokens.device)[None]
         if self.lm.config.restarts:
@@ -74,8 +93,8 @@ class StemModule(nn.Module):
         learned = x.gather(1, outputs[..., None].expand(-1, -1, x.shape[2]))
         return self.lm.logits(learned).transpose(1, 2)
 
-    def _logits_after_context(self, batch: TokenBatch) -> Tensor:
-        """Return what `target_logits` does, for a model that reads its context first."""
+    def _after_context(self, batch: TokenBatch) -> tuple[Tensor, ReadContext]:
+        """Return what `target_logits` does, and the context as it was read, for a model that reads that first."""
         config = self.lm.config
         tokens, attended, positions = delayed_sequence(batch.context, batch.seen_target(config.pad), config)
         # Step 0 holds nothing; the separator's first step predicts the target's first frame.
@@ -84,7 +103,7 @@ class StemModule(nn.Module):
         text, text_mask = self._text(batch)
         context = self.lm.read_context(tokens[:, :, read], attended[:, read], positions[:, read], text, text_mask)
         x = self.lm.hidden_after(context, tokens[:, :, learned], positions[:, learned], text, text_mask)
-        return self.lm.logits(x).transpose(1, 2)
+        return self.lm.logits(x).transpose(1, 2), context
 
     def _text(self, batch: TokenBatch) -> tuple[Tensor | None, Tensor | None]:
         """Projected text `[B, L, D]` and where it takes part `[B, 1, 1, L]`; None for a model without text."""

@@ -17,16 +17,19 @@ from stage_cli.core.data.splits import split_songs
 from stage_cli.core.model import StageModel
 from stage_cli.core.precision import SMALL_MODEL, Runtime
 from stage_cli.core.training.config import TrainingConfig
+from stage_cli.core.training.config.checks import contradiction
 from stage_cli.core.training.engine.task import ParameterGroup
 from stage_cli.core.training.lora import save_adapter
 from stage_cli.core.training.task.batches import CodeBatch, TokenBatch, TokenItem, collate_items
 from stage_cli.core.training.task.conditioning import Conditioning, Dropouts, draw_conditioning
 from stage_cli.core.training.task.encoding import encode_batch
 from stage_cli.core.training.task.groups import parameter_groups
+from stage_cli.core.training.task.listening import Listening
 from stage_cli.core.training.task.module import StemModule
 from stage_cli.core.training.task.token_cache import CachedTokens, cached_tokens, make_tokens
 from stage_cli.core.weights.checkpoint import own_shapes
 from stage_cli.core.weights.saving import save_directory
+from stage_cli.errors import UsageError
 
 
 class StemTask:
@@ -45,7 +48,8 @@ class StemTask:
         model: as `build_model` gives it.
 
     Raises:
-        UsageError: there are no songs, none for the validation, or codebook weights for another number of codebooks.
+        UsageError: there are no songs, none for the validation, codebook weights for another number of codebooks, or
+            losses on the context for a model that does not read it first, or for an adapter.
     """
 
     units: tuple[str, ...] = ("Layer",)
@@ -56,14 +60,20 @@ class StemTask:
         self.config = config
         self.model = model
         weights = config.train.loss_weights(model.config.lm.codebooks)
-        self.module = StemModule(model.lm, model.text_projection, weights)
+        self.module = StemModule(model.lm, model.text_projection, weights, _listening(config, model))
         split = split_songs(find_songs(config.data.root), config.data)
         self.training_songs = split.training
         self.validation_songs = split.validation
         self._audio = StemDataset(config.data, model.config.codec.sample_rate, config.run.seed, songs=split.training)
         self.dataset = self._audio
         if config.loading.tokens == "cache":
-            self.dataset = cached_tokens(config.directory, self._audio, model.codec, config.loading.cache_epochs)
+            self.dataset = cached_tokens(
+                config.directory,
+                self._audio,
+                model.codec,
+                config.loading.cache_epochs,
+                labels=config.train.listens,
+            )
 
     @staticmethod
     def collate(items: Sequence[Item] | Sequence[TokenItem]) -> AudioBatch | CodeBatch:
@@ -115,8 +125,9 @@ class StemTask:
             epoch: with the run's seed and each item's index, all that the dropouts depend on.
             drop: False keeps contexts and descriptions whole, for validation.
         """
-        codes = batch if isinstance(batch, CodeBatch) else encode_batch(self.model.codec, batch)
         train = self.config.train
+        is_encoded = isinstance(batch, CodeBatch)
+        codes = batch if is_encoded else encode_batch(self.model.codec, batch, labels=train.listens)
         dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout, train.history_dropout)
         seed = self.config.run.seed
         drawn = [
@@ -129,7 +140,8 @@ class StemTask:
         contexts = [row[:, :own] for row, own in zip(codes.context, frames, strict=True)]
         text, mask = self._text([chosen.description for chosen in drawn], codes.target.device)
         context = left_pad_codes(contexts, self.model.config.lm.pad)
-        return TokenBatch(context, frames, codes.target, text, mask, self._hidden(drawn, codes.target))
+        hidden = self._hidden(drawn, codes.target)
+        return TokenBatch(context, frames, codes.target, text, mask, hidden, codes.labels)
 
     def _hidden(self, drawn: Sequence[Conditioning], target: Tensor) -> Tensor | None:
         """`[B, Tt]` bool of the frames that are not seen, or None where no row has any."""
@@ -169,7 +181,8 @@ class StemTask:
         if lora is not None:
             save_adapter(directory, self.model, lora, self.config.model.base, state=state)
             return
-        trained = self.module.state_dict() if state is None else state
+        whole = self.module.state_dict() if state is None else state
+        trained = {name: tensor for name, tensor in whole.items() if not name.startswith("listening.")}
         dtype = torch.bfloat16 if config.lm.parameters >= SMALL_MODEL else torch.float32
         tensors = {f"codec.{name}": tensor for name, tensor in self.model.codec.state_dict().items()}
         tensors |= {name: tensor.to(dtype) if name.startswith("lm.") else tensor for name, tensor in trained.items()}
@@ -185,3 +198,25 @@ class StemTask:
         vectors, mask = self.model.text_encoder().encode(descriptions)
         # Copies: the encoder's own are inference tensors, of which no gradient can be made.
         return vectors.to(device).clone(), mask.to(device).clone()
+
+
+def _listening(config: TrainingConfig, model: StageModel) -> Listening | None:
+    """Make what learns from the context alone, or None where nothing is to."""
+    train, lm = config.train, model.config.lm
+    if not train.listens:
+        return None
+    key = "beat_weight" if train.beat_weight else "harmony_weight"
+    if config.lora is not None:
+        raise contradiction(
+            "the table [lora]",
+            f"train.{key} = {getattr(train, key):g}",
+            why="an adapter has no weights for it",
+            next_step=f"set train.{key} to 0",
+        )
+    if not lm.reads_context_first:
+        raise UsageError(
+            f"train.{key} = {getattr(train, key):g} is not for this model",
+            why="it does not read its context before the rest",
+            next_step=f'set model.lm.context_attention to "full", or train.{key} to 0',
+        )
+    return Listening(lm.dimension, train.beat_weight, train.harmony_weight)

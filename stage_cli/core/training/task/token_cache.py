@@ -28,10 +28,12 @@ class CachedTokens(Dataset[TokenItem]):
         folder: of the parts, which `make_tokens` writes.
         items: of an epoch.
         epochs: that are cached.
+        labels: whether they are labelled.
     """
 
-    def __init__(self, folder: Path, items: int, epochs: int) -> None:
+    def __init__(self, folder: Path, items: int, epochs: int, *, labels: bool = False) -> None:
         self.folder = folder
+        self.labels = labels
         self.epochs = epochs
         self._items = items
         # Shared memory: workers that live on from epoch to epoch see the new one.
@@ -61,9 +63,10 @@ class CachedTokens(Dataset[TokenItem]):
         return read_item(part_path(self.folder, self.epoch % self.epochs, part), place)
 
 
-def cached_tokens(run: Path, dataset: StemDataset, codec: Codec, epochs: int) -> CachedTokens:
+def cached_tokens(run: Path, dataset: StemDataset, codec: Codec, epochs: int, *, labels: bool = False) -> CachedTokens:
     """Return the data set that `make_tokens` fills for a run; nothing is made yet."""
-    return CachedTokens(run / "tokens" / cache_key(dataset, codec), len(dataset), epochs)
+    key = cache_key(dataset, codec, labels=labels)
+    return CachedTokens(run / "tokens" / key, len(dataset), epochs, labels=labels)
 
 
 def make_tokens(
@@ -109,7 +112,7 @@ def make_tokens(
         for part in parts:
             while sum(len(batch.items) for batch in made) < len(part.indices):
                 _, batch = next(batches)
-                made.append(encode_batch(codec, batch.to(device)).to("cpu"))
+                made.append(encode_batch(codec, batch.to(device), labels=cached.labels).to("cpu"))
                 done += len(made[-1].items)
                 if on_progress is not None:
                     on_progress(done, total)

@@ -40,7 +40,7 @@ def part_path(folder: Path, epoch: int, part: int) -> Path:
     return folder / f"epoch-{epoch:04d}-part-{part:05d}.safetensors"
 
 
-def cache_key(dataset: StemDataset, codec: Codec) -> str:
+def cache_key(dataset: StemDataset, codec: Codec, *, labels: bool = False) -> str:
     """Return a digest of all that an item's tokens depend on: what is drawn from which songs, and the codec."""
     songs = [
         [song.id, song.duration, {name: stem.active for name, stem in song.stems.items()}] for song in dataset.songs
@@ -53,6 +53,8 @@ def cache_key(dataset: StemDataset, codec: Codec) -> str:
         "songs": songs,
         "codec": codec.config.to_dict(),
     }
+    if labels:
+        described["labels"] = 1  # another number for each change of what they mean
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(codec.state_dict().items()):
         digest.update(name.encode())
@@ -78,6 +80,9 @@ def write_part(path: Path, batches: Sequence[CodeBatch], codebook_size: int) -> 
         "context": torch.cat(contexts, dim=1).to("cpu", dtype).contiguous(),
         "context_ends": torch.tensor([context.shape[1] for context in contexts]).cumsum(0),
     }
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    if labels:
+        tensors["labels"] = torch.cat(labels).to("cpu", torch.float16)
     # Only one process makes this part: a rest that was left behind is written over.
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -108,6 +113,7 @@ def read_item(path: Path, place: int) -> TokenItem:
             start = int(ends[place - 1]) if place else 0
             context: Tensor = file.get_slice("context")[:, start : int(ends[place])]
             target: Tensor = file.get_slice("target")[place]
+            labels = file.get_slice("labels")[place].float() if "labels" in file.keys() else None  # noqa: SIM118
             details: list[Any] = json.loads(file.metadata()["items"])[place]
     except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
         raise StageError(
@@ -116,4 +122,4 @@ def read_item(path: Path, place: int) -> TokenItem:
             next_step="delete that file and start the training again: it is made anew",
         ) from None
     index, song, stem, seconds, description = details
-    return TokenItem(context.long(), target.long(), description, stem, song, seconds, index)
+    return TokenItem(context.long(), target.long(), description, stem, song, seconds, index, labels)
