@@ -3,8 +3,9 @@
     uv run python tests/benchmarks/codec_quality.py songs --codec bundled-codec [--codec runs/other/model …]
 
 For each stem: onset F between the original's and the reconstruction's onsets (± 30 ms), the difference of their levels
-(RMS, dB), the distance of their log-mel spectra (dB, 64 bands), and SI-SDR (dB). Then, once a codec, whether audio that
-is encoded and decoded in pieces has seams: the largest difference from the whole, relative to full scale.
+(RMS, dB), the distance of their log-mel spectra (dB, 64 bands), SI-SDR (dB), and for pitched stems the similarity of
+the reconstruction's chroma to the original's, and to that of another song's original. Then, once a codec, whether
+audio that is encoded and decoded in pieces has seams: the largest difference from the whole, relative to full scale.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder
 from stage_cli.core.data.audio_chunks import resample
 from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.indexed_song import IndexedSong
+from stage_cli.core.evaluation.detection.chroma import chroma
 from stage_cli.core.evaluation.detection.onsets import find_onsets
+from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
 from stage_cli.core.training.codec.losses import mel_filters, spectra
 from stage_cli.core.weights.codecs import load_codec
 
@@ -89,24 +92,33 @@ def main() -> None:
         rate = codec.config.sample_rate
         parameters = sum(parameter.numel() for parameter in codec.parameters())
         print(f"\n{Path(name).name if '/' not in name else name}: {parameters / 1e6:.1f} M parameters, {rate} Hz")
-        print("\n| stem | songs | onset F | level, dB (mean, 5 %, 95 %) | mel, dB | SI-SDR, dB |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print("\n| stem | songs | onset F | level, dB (mean, 5 %, 95 %) | mel, dB | SI-SDR, dB | chroma: own, other |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
         spent, heard, worst = 0.0, 0.0, 0.0
         for stem in arguments.stems:
             rows: dict[str, list[float]] = defaultdict(list)
+            last = None
             for audio in excerpts(songs, stem, rate, arguments.seconds):
                 began = time.perf_counter()
                 made = reconstruct(codec, audio)
                 spent, heard = spent + time.perf_counter() - began, heard + len(audio) / rate
                 for key, value in compare(audio, made, rate).items():
                     rows[key].append(value)
+                if stem != "drums":
+                    heard_chroma, true_chroma = chroma(made, rate), chroma(audio, rate)
+                    rows["chroma"].append(chroma_similarity(heard_chroma, true_chroma))
+                    if last is not None:
+                        rows["other chroma"].append(chroma_similarity(heard_chroma, last))
+                    last = true_chroma
                 worst = max(worst, seam(codec, audio)) if len(rows["level"]) <= 3 else worst
             if not rows:
                 continue
             low, high = np.percentile(rows["level"], [5, 95])
+            both = [f"{np.nanmean(rows[key]):.2f}" for key in ("chroma", "other chroma") if rows[key]]
+            pitched = ", ".join(both) or "–"
             print(
                 f"| {stem} | {len(rows['level'])} | {np.nanmean(rows['onset F']):.3f} | {np.mean(rows['level']):+.2f} "
-                f"({low:+.1f}, {high:+.1f}) | {np.mean(rows['mel']):.2f} | {np.mean(rows['SI-SDR']):.1f} |"
+                f"({low:+.1f}, {high:+.1f}) | {np.mean(rows['mel']):.2f} | {np.mean(rows['SI-SDR']):.1f} | {pitched} |"
             )
         print(f"\nSeams: at most {worst:.1e} of full scale. Encoding and decoding: {heard / spent:.0f} × real time.")
 

@@ -291,3 +291,16 @@ def test_training_keeps_the_sides_apart() -> None:
     assert codec.quantizer.codebooks[:3, :, 5:].abs().max() == 0
     assert codec.quantizer.codebooks[3, :, :5].abs().max() == 0
     assert codec.quantizer.codebooks[3].abs().sum() > 0
+
+
+def test_tones_are_packed_as_loud_as_they_are(tmp_path: Path) -> None:
+    lm = LanguageModelConfig(codebook_size=32, dimension=64, layers=1, heads=2, feed_forward=64, text_dimension=None)
+    model = StageModel(StageConfig(codec=TONES, lm=lm, text_encoder=None, window_seconds=2.0))
+    randomise(model)
+    model.save_pretrained(tmp_path / "model")
+    plan = plan_directory(tmp_path / "model")
+    pack_codec(tmp_path / "louder", plan.config, plan.sources, packing="float16", gain=6.0)
+    change = load_codec(str(tmp_path / "louder")).decoder.output.bias - model.codec.decoder.output.bias
+    assert change.shape == (2 * TONES.bins + TONES.tones,)
+    torch.testing.assert_close(change[: TONES.bins], torch.full((TONES.bins,), 0.6908), atol=2e-3, rtol=0)
+    assert change[TONES.bins :].abs().max() < 2e-3

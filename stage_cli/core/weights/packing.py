@@ -21,7 +21,7 @@ from stage_cli.errors import WeightsError
 Packing = Literal["float16", "int8"]
 
 LOG_MAGNITUDE_BIAS = "codec.decoder.output.bias"
-"""Of a spectral codec's decoder: its first half is added to the logarithms of all magnitudes."""
+"""Of a spectral codec's decoder: its first numbers, one a bin, are added to the logarithms of all magnitudes."""
 
 
 def pack_model(
@@ -53,15 +53,18 @@ def pack_codec(
         config: the model's.
         sources: of its tensors.
         packing: how matrices are stored.
-        gain: dB by which what it decodes is made louder; of a spectral codec, whose decoder writes log magnitudes.
+        gain: dB by which what it decodes is made louder; of a spectral codec, whose decoder writes log magnitudes. Its
+            tones, which it was taught as they are, stay as they are.
 
     Raises:
         WeightsError: weights are broken, it is another kind of codec, or it cannot be written.
     """
-    if gain and not isinstance(config.codec, SpectralConfig):
-        raise WeightsError("Only a spectral codec can be packed with a gain")
     tensors = (pair for source in sources for pair in source.tensors() if pair[0].startswith("codec."))
-    tensors = (_louder(name, tensor, gain) for name, tensor in tensors)
+    if gain:
+        if not isinstance(config.codec, SpectralConfig):
+            raise WeightsError("Only a spectral codec can be packed with a gain")
+        bins = config.codec.bins
+        tensors = (_louder(name, tensor, gain, bins) for name, tensor in tensors)
     values: Mapping[str, Any] = codec_config_values(config.codec, config.licence)
     save_tensors(directory, values, _packed(tensors, packing))
 
@@ -78,11 +81,11 @@ def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return rounded.to(torch.int8), scale
 
 
-def _louder(name: str, tensor: Tensor, gain: float) -> tuple[str, Tensor]:
-    if name != LOG_MAGNITUDE_BIAS or not gain:
+def _louder(name: str, tensor: Tensor, gain: float, bins: int) -> tuple[str, Tensor]:
+    if name != LOG_MAGNITUDE_BIAS:
         return name, tensor
     louder = tensor.clone()
-    louder[: len(tensor) // 2] += gain * math.log(10) / 20  # phases are the other half
+    louder[:bins] += gain * math.log(10) / 20  # behind them are phases, and tones
     return name, louder
 
 
