@@ -126,6 +126,7 @@ def test_the_losses_frame_by_frame() -> None:
     generator = torch.Generator().manual_seed(0)
     module = Listening(16, 2.0, 0.5)
     module.read.weight.data.normal_(generator=generator)
+    module.requires_grad_(False)
     states, own = torch.randn(3, 7, 16, generator=generator), [7, 4, 0]
     labels = torch.rand(3, 9, LABELS, generator=generator)
     labels[..., 2:] /= labels[..., 2:].sum(dim=2, keepdim=True)
