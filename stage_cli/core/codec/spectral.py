@@ -133,7 +133,9 @@ class Decoder(nn.Module):
             # What holds on in a frame, and what the rest of the latents say of its course.
             held = self.tones(latents[:, -self.config.tone_dimension :].transpose(1, 2))
             levels = tones + held.repeat_interleave(self.config.spectra_per_frame, dim=1)
-        return (audio + self._sounding(levels, first_frame) if self.config.tones else audio)[:, None], levels
+            # Only the loss on the levels themselves teaches them: losses on audio would use them to fill in noise.
+            audio = audio + self._sounding(levels.detach(), first_frame)
+        return audio[:, None], levels
 
     def _sounding(self, levels: Tensor, first_frame: int) -> Tensor:
         """Let the oscillators sound: compressed amplitudes `[B, n, tones]` → `[B, n · spectrum_hop]`.
