@@ -89,10 +89,9 @@ class ResidualVectorQuantizer(nn.Module):
 
     def __init__(self, config: CodecShape, *, apart: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
-        self._sides = {0: slice(None)}
-        if any(apart):
-            part = config.dimension - apart[1]
-            self._sides = {0: slice(0, part), config.codebooks - apart[0]: slice(part, None)}
+        # The first codebook of each side, and the side's dimensions.
+        parting = config.dimension - apart[1]
+        self._sides = {0: slice(parting), config.codebooks - apart[0]: slice(parting, None)} if any(apart) else {}
         self.codebooks = nn.Buffer(torch.zeros(config.codebooks, config.codebook_size, config.dimension))
         self.statistics = None
         self.settings = CodebookTraining()
@@ -170,15 +169,14 @@ class ResidualVectorQuantizer(nn.Module):
         )
 
     def _left(self, k: int, rows: Tensor, residual: Tensor) -> Tensor:
-        """Return what codebook k quantizes `[n, D]`: what is left, or with the first of a side, its dimensions.
+        """Return what codebook k quantizes `[n, D]`: what is left, or with the first of a side, all of its dimensions.
 
         The codebooks of a side are zero in the other dimensions, and stay so.
         """
-        side = self._sides.get(k)
-        if side is None or len(self._sides) == 1:
+        if k not in self._sides:
             return residual
-        own = torch.zeros(rows.shape[1], dtype=torch.bool, device=rows.device)
-        own[side] = True
+        own = torch.zeros(rows.shape[1], device=rows.device)
+        own[self._sides[k]] = 1
         return rows * own
 
     def _learning(self, generator: torch.Generator | None) -> tuple[CodebookStatistics, torch.Generator] | None:

@@ -128,14 +128,13 @@ class Decoder(nn.Module):
         magnitude = magnitude.clamp(max=math.log(_LOUDEST)).exp()
         spectra = torch.polar(magnitude, phase) * _steady_phase(self.config, x.shape[1], x.device)
         audio = self._overlap(torch.fft.irfft(spectra), B)
-        levels = tones
-        if self.config.tones:
-            # What holds on in a frame, and what the rest of the latents say of its course.
-            held = self.tones(latents[:, -self.config.tone_dimension :].transpose(1, 2))
-            levels = tones + held.repeat_interleave(self.config.spectra_per_frame, dim=1)
-            # Only the loss on the levels themselves teaches them: losses on audio would use them to fill in noise.
-            audio = audio + self._sounding(levels.detach(), first_frame)
-        return audio[:, None], levels
+        if not self.config.tones:
+            return audio[:, None], tones
+        # What holds on in a frame, and what the rest of the latents say of its course.
+        held = self.tones(latents[:, -self.config.tone_dimension :].transpose(1, 2))
+        levels = tones + held.repeat_interleave(self.config.spectra_per_frame, dim=1)
+        # Only the loss on the levels themselves teaches them: losses on audio would use them to fill in noise.
+        return (audio + self._sounding(levels.detach(), first_frame))[:, None], levels
 
     def _sounding(self, levels: Tensor, first_frame: int) -> Tensor:
         """Let the oscillators sound: compressed amplitudes `[B, n, tones]` → `[B, n · spectrum_hop]`.

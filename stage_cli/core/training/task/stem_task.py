@@ -126,8 +126,9 @@ class StemTask:
             drop: False keeps contexts and descriptions whole, for validation.
         """
         train = self.config.train
-        is_encoded = isinstance(batch, CodeBatch)
-        codes = batch if is_encoded else encode_batch(self.model.codec, batch, labels=train.listens)
+        codes = batch
+        if not isinstance(codes, CodeBatch):
+            codes = encode_batch(self.model.codec, codes, labels=train.listens)
         dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout, train.history_dropout)
         seed = self.config.run.seed
         drawn = [
