@@ -230,6 +230,21 @@ def test_oscillators_run_on_over_pieces_and_over_minutes() -> None:
     torch.testing.assert_close(piece[inner], whole[inner], atol=2e-5, rtol=0)
 
 
+def test_what_is_silent_in_a_frame_stays_silent_in_its_course() -> None:
+    codec = SpectralCodec(TONES).eval()
+    randomise(codec)
+    held = codec.decoder.tones
+    with torch.no_grad():
+        held.weight.zero_()
+        held.bias.zero_()
+        held.bias[7] = 0.3
+        codec.decoder.output.weight[2 * TONES.bins + 7].zero_()
+        codec.decoder.output.bias[2 * TONES.bins + 7] = 0.0
+    levels = codec.decoder.parts(torch.randn(1, TONES.dimension, 5))[1]
+    assert levels[..., 7].sub(0.3).abs().max() < 1e-6
+    assert not levels[..., [tone for tone in range(TONES.tones) if tone != 7]].any()
+
+
 def test_without_tones_the_weights_are_as_before() -> None:
     names = SpectralCodec(SMALL).state_dict().keys()
     more = SpectralCodec(TONES).state_dict().keys()

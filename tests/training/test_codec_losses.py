@@ -161,6 +161,22 @@ def test_oscillators_can_be_taught_and_are_not_without_the_loss() -> None:
     assert losses[1] < 0.5 * losses[0]
 
 
+def test_losses_on_audio_leave_the_tones_alone() -> None:
+    """They weigh far more: tones would become a second way to tell everything else."""
+    shape = SpectralConfig(
+        width=16, encoder_layers=(0, 0), decoder_layers=(0, 0), dimension=16, codebook_size=32, tones=40,
+        lowest_tone=36, tone_dimension=6,
+    )  # fmt: skip
+    module = CodecModule(SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=0.0, unquantized_steps=99))
+    draw_weights(module.codec, 0)
+    module.train()(CodecInputs(note(57)[None, None, :24000], 0))["loss"].backward()
+    weights = dict(module.codec.named_parameters())
+    assert weights["decoder.input.weight"].grad is not None
+    for name in ("encoder.tones_in.weight", "encoder.tones_out.weight", "decoder.tones.weight"):
+        grad = weights[name].grad
+        assert grad is None or grad.abs().max() == 0
+
+
 def test_a_codec_without_tones_has_no_loss_on_them() -> None:
     shape = SpectralConfig(width=8, encoder_layers=(0, 0), decoder_layers=(0, 0), codebook_size=4)
     module = CodecModule(SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=5.0, unquantized_steps=99))

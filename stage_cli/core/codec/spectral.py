@@ -118,7 +118,10 @@ class Decoder(nn.Module):
 
     def parts(self, latents: Tensor, first_frame: int = 0) -> tuple[Tensor, Tensor]:
         """Return the audio, and the oscillators' amplitudes to the power of `COMPRESSION`, `[B, n, tones]`."""
-        x = self.coarse(self.input(latents)).transpose(1, 2)
+        split = latents.shape[1] - (self.config.tone_dimension if self.config.tones else 0)
+        # What sounds beside the tones may be told by them, but must not shape what they say: losses on audio weigh
+        # far more than the one on tones.
+        x = self.coarse(self.input(torch.cat([latents[:, :split], latents[:, split:].detach()], dim=1))).transpose(1, 2)
         B, T, width = x.shape
         # A frame becomes its spectra.
         x = self.up(x).view(B, T * self.config.spectra_per_frame, width).transpose(1, 2)
@@ -130,9 +133,9 @@ class Decoder(nn.Module):
         audio = self._overlap(torch.fft.irfft(spectra), B)
         if not self.config.tones:
             return audio[:, None], tones
-        # What holds on in a frame, and what the rest of the latents say of its course.
-        held = self.tones(latents[:, -self.config.tone_dimension :].transpose(1, 2))
-        levels = tones + held.repeat_interleave(self.config.spectra_per_frame, dim=1)
+        # What holds on in a frame, times its course within: a sum would let silent oscillators rustle.
+        held = self.tones(latents[:, split:].transpose(1, 2))
+        levels = 2 * tones.sigmoid() * held.repeat_interleave(self.config.spectra_per_frame, dim=1)
         # Only the loss on the levels themselves teaches them: losses on audio would use them to fill in noise.
         return (audio + self._sounding(levels.detach(), first_frame))[:, None], levels
 
