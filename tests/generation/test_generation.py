@@ -5,6 +5,7 @@ The weights are random but large, and logits of neighbouring tokens well apart, 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from random_weights import randomise
 from torch import Tensor
 
+from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.graphs import StaticSteps
 from stage_cli.core.generation.song import generate_song, uniform_numbers
+from stage_cli.core.generation.steps import PlainSteps
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.prefix import Layout, delayed_sequence
 from stage_cli.core.lm.sampling import sample
@@ -23,6 +27,13 @@ from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import Cancelled
 
 K, CODES, WINDOW = 4, 32, 12
+
+
+@pytest.fixture(autouse=True, params=[PlainSteps, StaticSteps], ids=["plain", "static"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[PlainSteps | StaticSteps]:
+    """Both ways to take steps; the second one is what a CUDA graph records, here operation by operation."""
+    monkeypatch.setattr("stage_cli.core.generation.decode.steps_for", lambda lm: request.param)
+    return request.param
 
 
 @pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "all options", "plain"])
@@ -123,6 +134,32 @@ def test_small_windows(lm: LanguageModel, Tc: int, Tk: int, Tt: int) -> None:
     uniforms = uniform_numbers(1, 1, K, Tt)
     expected = plain_loop(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, a_text())
     assert torch.equal(decode_window(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, text=a_text()), expected)
+
+
+def test_recordings_are_taken_again_by_windows_of_their_shape(lm: LanguageModel, how: type) -> None:
+    """Windows of another song, of other shapes and of another sampling in between change nothing."""
+    if how is PlainSteps:
+        pytest.skip("has no recordings")
+    configs = [GenerationConfig(seed=seed, temperature=temperature) for seed in (0, 1) for temperature in (1.0, 1.3)]
+    windows = [(codes(length, seed), config) for length in (6, 9, 11) for seed in (1, 2) for config in configs]
+    none = codes(0, 0)
+    for context, config in [*windows, *reversed(windows)]:
+        uniforms = uniform_numbers(config.seed, 1, K, 7)
+        assert torch.equal(
+            decode_window(lm, context, none, uniforms, config), plain_loop(lm, context, none, uniforms, config)
+        )
+    assert len(graphs._recordings[lm]) == graphs.KEPT_SHAPES
+
+
+def test_a_model_that_is_gone_leaves_no_recordings(lm: LanguageModel, how: type) -> None:
+    if how is PlainSteps:
+        pytest.skip("has no recordings")
+    before, other = len(graphs._recordings), LanguageModel(lm.config).eval()
+    decode_window(other, codes(4, 0), codes(0, 0), uniform_numbers(0, 1, K, 3), GenerationConfig())
+    assert len(graphs._recordings) == before + 1
+    del other
+    gc.collect()
+    assert len(graphs._recordings) == before
 
 
 def test_a_batch_of_contexts_with_variations(lm: LanguageModel) -> None:
@@ -229,7 +266,9 @@ def _rows_fed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, run: Callable[
     return fed
 
 
-def test_work_that_is_not_done(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_is_not_done(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, how: type[PlainSteps | StaticSteps]
+) -> None:
     """Without guidance no unconditional rows; the context once for all variations; no step after the last token."""
     separator, context, known = lm.config.separator, codes(9, 1), codes(2, 2, B=3)
     uniforms = uniform_numbers(0, 3, K, 8)
@@ -241,6 +280,8 @@ def test_work_that_is_not_done(lm: LanguageModel, monkeypatch: pytest.MonkeyPatc
     # STAGE feeds steps 1 to 9 of the context (step 0 is masked, step 10 goes with what follows); MusicGen 0 to 8.
     prefill = (1, 9)
     steps = [(3, 3)] + [(3, 1)] * (8 + K - 1 - 2 - 1)
+    if how is StaticSteps:  # a recorded step feeds one
+        steps = [(3, 2), (3, 1), *steps[1:]]
     assert fed(guidance=1.0) == [prefill, *steps]
     guided = [(6, size) for _, size in steps]
     # The unconditional row of STAGE has no context to prefill.

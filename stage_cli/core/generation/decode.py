@@ -8,71 +8,16 @@ attended to. All variations of one context share its prefill.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.graphs import StaticSteps
+from stage_cli.core.generation.rows import Draws, prefill
+from stage_cli.core.generation.steps import PlainSteps, Steps
 from stage_cli.core.generation.threads import StepThreads
-from stage_cli.core.lm.delay_pattern import delay, undelay
-from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.prefix import Layout, join
-from stage_cli.core.lm.sampling import guide, sample
 from stage_cli.core.lm.transformer import LanguageModel
-
-
-@dataclass
-class Rows:
-    """Rows of a batch that share a past: their delayed tokens and their cache.
-
-    Attributes:
-        tokens: `[R, K, S]` delayed; steps of the target hold pads until they are written.
-        layout: where context and target lie in them.
-        cache: what the language model has seen of them.
-        heard: `[R, places, D]` of `LanguageModel.hear`, for the steps from the separator's on, or None.
-    """
-
-    tokens: Tensor
-    layout: Layout
-    cache: KVCache
-    heard: Tensor | None = None
-
-    def between(self, first: int, end: int) -> Tensor:
-        """Tokens of the steps [first, end), counted from the step of the target's first frame."""
-        origin = self.layout.first_step_of(0)
-        return self.tokens[:, :, origin + first : origin + end]
-
-
-def prefill(lm: LanguageModel, context: Tensor, target: Tensor, variations: int, text: Tensor | None) -> Rows:
-    """Run the context once for each sample; its variations share what the cache holds then.
-
-    Args:
-        lm: the language model.
-        context: `[B, K, Tc]`; Tc = 0 for none.
-        target: `[B · variations, K, Tt]`, the known frames and pads behind them.
-        variations: rows that share one context.
-        text: `[B, L, D]` projected text, or None.
-    """
-    layout = Layout(context.shape[2], target.shape[2], lm.config.separator, lm.config.codebooks)
-    shared = delay(context, lm.config.pad)[:, :, layout.first_step : layout.shared_steps]
-    B, _, past = shared.shape
-    cache = KVCache.allocate(lm.config, B, past, dtype=lm.cache_dtype, device=context.device)
-    if text is not None:
-        lm.attach_text(cache, text)
-    if lm.config.restarts:
-        cache.restart = layout.shared_steps - layout.first_step  # where the separator will stand in the cache
-    states = lm.prefill(shared, cache) if past else None
-    tokens = delay(join(context.repeat_interleave(variations, dim=0), target, lm.config), lm.config.pad)
-    heard = None
-    if lm.config.aligned_context:
-        places = target.shape[2] + lm.config.codebooks
-        if states is None:
-            heard = torch.zeros(B, places, lm.config.dimension, dtype=lm.dtype, device=context.device)
-        else:
-            heard = lm.hear(states, torch.full((B,), states.shape[1], device=context.device), places)
-        heard = heard.repeat_interleave(variations, dim=0)
-    return Rows(tokens, layout, cache.repeat(variations, layout.steps), heard)
 
 
 @torch.inference_mode()
@@ -125,70 +70,32 @@ def decode_pieces(
     """
     kept, frames = known.shape[2], uniforms.shape[2]
     target = torch.cat([known, known.new_full((*known.shape[:2], frames - kept), lm.config.pad)], dim=2)
-    variations = known.shape[0] // context.shape[0]
-    groups = [prefill(lm, context, target, variations, text)]
+    groups = [prefill(lm, context, target, text)]
     # Without a separator the context is the past itself, and only the text tells the two rows apart.
     if config.guidance != 1 and (text is not None or (lm.config.separator and context.shape[2])):
         past = context[:, :, :0] if lm.config.separator else context
-        groups.append(prefill(lm, past, target, variations, None))
-    # Steps of the target part: frame t of codebook k stands at step t + k.
-    draws = delay(uniforms, 0.0)[:, :, 1:]
-    writable = delay(torch.arange(frames, device=known.device).expand_as(target), -1)[:, :, 1:] >= kept
-    steps = frames + lm.config.codebooks - 1
-    # The step before the target's first one (the separator, or the past) is fed together with the known frames.
-    logits = _advance(lm, groups, -1, kept)
+        groups.append(prefill(lm, past, target, None))
+    draws = Draws.of(uniforms, kept)
+    steps: Steps | None = steps_for(lm)(lm, groups, draws, kept, config)
+    del groups  # what the steps need of them they have taken over
     sent = kept
     with StepThreads(lm) as threads:
-        for step in range(kept, steps):
-            tokens = sample(
-                _guided(logits, config.guidance, len(groups)),
-                draws[:, :, step],
-                temperature=config.temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
-            )
-            _write(groups, step, tokens, writable[:, :, step])
+        for step in range(kept, draws.steps):
+            steps.run(step)
             whole = max(kept, step + 2 - lm.config.codebooks)
             if on_step is not None:
                 on_step(whole)
             if piece <= whole - sent and whole < frames:
                 with threads.paused():
-                    yield _frames(groups[0], sent, whole)
+                    yield steps.frames(sent, whole)
                 sent = whole
-            if step + 1 < steps:
-                logits = _advance(lm, groups, step, step + 1)
             threads.step_done()
     if sent < frames:
-        last = _frames(groups[0], sent, frames)
-        groups.clear()  # the caches are needed no more, and whoever decodes the frames needs memory
+        last = steps.frames(sent, frames)
+        steps = None  # its caches are needed no more, and whoever decodes the frames needs memory
         yield last
 
 
-def _write(groups: list[Rows], step: int, tokens: Tensor, writable: Tensor) -> None:
-    """Put tokens `[R, K]` into a step of the target, where they belong to frames that are to be written."""
-    for rows in groups:
-        here = rows.between(step, step + 1)[:, :, 0]
-        here.copy_(torch.where(writable, tokens, here))
-
-
-def _frames(rows: Rows, first: int, end: int) -> Tensor:
-    """The target's frames [first, end), `[R, K, end − first]`; all their tokens must be there."""
-    return undelay(rows.between(first - 1, end + rows.layout.codebooks - 1))
-
-
-def _advance(lm: LanguageModel, groups: list[Rows], first: int, end: int) -> Tensor:
-    """Feed the steps [first, end) of the target, all rows at once; returns the logits after them."""
-    heard = [rows.heard[:, first + 1 : end + 1] for rows in groups if rows.heard is not None]
-    return lm.advance(
-        torch.cat([rows.between(first, end) for rows in groups]),
-        [rows.cache for rows in groups],
-        torch.cat(heard) if heard else None,
-    )
-
-
-def _guided(logits: Tensor, guidance: float, groups: int) -> Tensor:
-    """Logits of the conditional rows, guided when unconditional ones follow them."""
-    if groups == 1:
-        return logits
-    conditional, unconditional = logits.chunk(2)
-    return guide(conditional, unconditional, guidance)
+def steps_for(lm: LanguageModel) -> type[PlainSteps | StaticSteps]:
+    """Return how a model's steps are taken on its device."""
+    return StaticSteps if lm.embeddings.device.type == "cuda" else PlainSteps

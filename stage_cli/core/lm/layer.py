@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import linear
+from stage_cli.core.lm.static_cache import Cache, StaticCache
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of some steps in one layer, `[B, heads, S, D / heads]` each."""
@@ -125,11 +125,13 @@ class Layer(nn.Module):
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
 
 
-def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
+def attend_cached(cache: Cache, layer: int, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
     """Self-attention of the newest s steps over all steps so far; `[rows, heads, s, D / heads]` each.
 
     The first steps of all may attend to each other in both directions (`causal` False).
     """
+    if isinstance(cache, StaticCache):
+        return cache.attend(layer, q, k, v)
     past, s = cache.length, q.shape[2]
     keys, values = cache.append(layer, k, v)
     if past == 0:
@@ -138,7 +140,7 @@ def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *
     return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask).to(q.dtype)
 
 
-def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
+def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[Cache], *, causal: bool) -> Tensor:
     """Run the newest s steps through the layers; what the caches hold grows, their `length` does not.
 
     Args:
@@ -159,7 +161,7 @@ def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, 
     return x
 
 
-def attend_texts(layer: Layer, index: int, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+def attend_texts(layer: Layer, index: int, x: Tensor, caches: Sequence[Cache]) -> Tensor:
     """Add the cross-attention's output to x `[R, s, D]` where a cache holds a text; rows without one skip it."""
     if not any(cache.text for cache in caches):
         return x

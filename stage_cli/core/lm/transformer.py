@@ -28,6 +28,7 @@ from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
 from stage_cli.core.lm.linear import Int8Linear, linear
 from stage_cli.core.lm.prefix import attention_mask
 from stage_cli.core.lm.sinusoids import sinusoids
+from stage_cli.core.lm.static_cache import Cache
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class LanguageModel(nn.Module):
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
-    def advance(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None = None) -> Tensor:
+    def advance(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None = None) -> Tensor:
         """Feed the next s steps of every row, after what the caches hold.
 
         Args:
@@ -273,13 +274,14 @@ class LanguageModel(nn.Module):
         x = self._feed(tokens, [cache], None, causal=self.config.context_attention == "causal")
         return self._states(x, tokens)
 
-    def _feed(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
+    def _feed(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
         s = tokens.shape[2]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
         x = self.embed(tokens, positions)
         x = x if heard is None else x + heard
-        if s == 1 and x.device.type == "cpu":
-            x = run_one_step(self._layers(), x[:, 0], caches)[:, None]
+        plain = [cache for cache in caches if isinstance(cache, KVCache)]
+        if s == 1 and x.device.type == "cpu" and plain:
+            x = run_one_step(self._layers(), x[:, 0], plain)[:, None]
         else:
             x = run_steps(self._layers(), x, caches, causal=causal)
         for cache in caches:

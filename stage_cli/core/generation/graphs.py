@@ -1,0 +1,200 @@
+"""The steps of one window on CUDA: one graph a step, which the device runs without the host.
+
+A decode step is some hundred small kernels; starting them one by one takes the host several times as long as the
+device needs to run them. A CUDA graph starts them all at once, but only on the very memory that it was recorded with.
+So caches, tokens, random numbers and even the number of the step lie in buffers on the device, and windows of the same
+shape take turns in them (https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.rows import Draws, Rows, heard_between
+from stage_cli.core.generation.steps import draw
+from stage_cli.core.lm.delay_pattern import undelay
+from stage_cli.core.lm.static_cache import StaticCache
+from stage_cli.core.lm.transformer import LanguageModel
+
+KEPT_SHAPES = 2
+"""Graphs kept of a model, the last used ones: a song's windows have one shape, or two."""
+
+AHEAD = 16
+"""Steps by which the host may be ahead of the device: progress is to be true, and Ctrl-C to be heard."""
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that a recorded step depends on, but for what lies in its buffers.
+
+    Attributes:
+        rows: R, samples written together.
+        steps: of the target.
+        capacities: of each group's cache, with the place where its positions restart and the length of its text.
+        places: of what is heard of the context, or 0.
+        weights: where they lie, and in which precision.
+        config: guidance and sampling.
+    """
+
+    rows: int
+    steps: int
+    capacities: tuple[tuple[int, int, int], ...]
+    places: int
+    weights: tuple[int, torch.dtype]
+    config: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, config: GenerationConfig) -> Shape:
+        """Return the shape of a window."""
+        heard = groups[0].heard
+        return cls(
+            draws.uniforms.shape[0],
+            draws.steps,
+            tuple((rows.layout.steps, rows.cache.restart, _text_length(rows)) for rows in groups),
+            0 if heard is None else heard.shape[1],
+            (lm.embeddings.data_ptr(), lm.dtype),
+            tuple(sorted(config.sampling.items())),
+        )
+
+
+class Recording:
+    """Buffers for windows of one shape, and on CUDA the graph of a step in them.
+
+    It does not keep the language model alive, which would keep its recordings alive.
+
+    Args:
+        lm: the language model.
+        shape: of the windows.
+        config: guidance and sampling, as in the shape.
+    """
+
+    def __init__(self, lm: LanguageModel, shape: Shape, config: GenerationConfig) -> None:
+        self._config, self._groups = config, len(shape.capacities)
+        device, K = lm.embeddings.device, lm.config.codebooks
+        rows = shape.rows * self._groups
+        self._caches = [
+            StaticCache(
+                lm.config, shape.rows, capacity, text_length=length, restart=restart, dtype=lm.cache_dtype,
+                device=device,
+            )
+            for capacity, restart, length in shape.capacities
+        ]  # fmt: skip
+        # The step before the target's first one comes first, here and in what is heard.
+        self.tokens = torch.zeros(rows, K, shape.steps + 1, dtype=torch.int64, device=device)
+        self._uniforms = torch.zeros(shape.rows, K, shape.steps, device=device)
+        self._writable = torch.zeros(shape.rows, K, shape.steps, dtype=torch.bool, device=device)
+        self._heard = None
+        if shape.places:
+            self._heard = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._graph = self._record(lm) if device.type == "cuda" else None
+
+    def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
+        """Take over a window, and feed its known frames but the newest."""
+        for cache, rows in zip(self._caches, groups, strict=True):
+            cache.load(rows.cache)
+        self.tokens.copy_(torch.cat([rows.between(-1, draws.steps) for rows in groups]))
+        self._uniforms.copy_(draws.uniforms)
+        self._writable.copy_(draws.writable)
+        if self._heard is not None:
+            self._heard.copy_(torch.cat([rows.heard for rows in groups if rows.heard is not None]))
+        self._step.fill_(kept)
+        if kept:
+            lm.advance(self.tokens[:, :, :kept], self._caches, heard_between(groups, -1, kept - 1))
+
+    def run(self, lm: LanguageModel) -> None:
+        """Take the next step."""
+        if self._graph is None:
+            self._take_step(lm)
+        else:
+            self._graph.replay()
+
+    def _take_step(self, lm: LanguageModel) -> None:
+        """Feed, draw, write. Nothing in here may ask the device for a number."""
+        step = self._step
+        heard = None if self._heard is None else self._heard.index_select(1, step)
+        logits = lm.advance(self.tokens.index_select(2, step), self._caches, heard)
+        tokens = draw(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
+        here = self.tokens.index_select(2, step + 1)
+        writable = self._writable.index_select(2, step).repeat(self._groups, 1, 1)
+        written = torch.where(writable, tokens.repeat(self._groups, 1)[:, :, None], here)
+        self.tokens.index_copy_(2, step + 1, written)
+        step.add_(1)
+
+    def _record(self, lm: LanguageModel) -> torch.cuda.CUDAGraph:
+        # A first run sets up what libraries make on demand, which a recording must not meet.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._rewind()
+                self._take_step(lm)
+        torch.cuda.current_stream().wait_stream(side)
+        self._rewind()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._take_step(lm)
+        return graph
+
+    def _rewind(self) -> None:
+        self._step.zero_()
+        for cache in self._caches:
+            cache.length.zero_()
+
+
+_recordings: WeakKeyDictionary[LanguageModel, OrderedDict[Shape, Recording]] = WeakKeyDictionary()
+
+
+class StaticSteps:
+    """Steps in a recording; on another device than CUDA the same operations, one by one.
+
+    Windows of one model and one shape share a recording, so only one of them may be under way at a time.
+
+    Args: those of `PlainSteps`.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int, config: GenerationConfig
+    ) -> None:
+        self._lm, self._rows = lm, draws.uniforms.shape[0]
+        self._recording = _recording(lm, Shape.of(lm, groups, draws, config), config)
+        self._recording.begin(lm, groups, draws, kept)
+        self._done: list[torch.cuda.Event] = []
+
+    def run(self, step: int) -> None:
+        """See `Steps.run`."""
+        self._recording.run(self._lm)
+        if self._recording.tokens.is_cuda and step % AHEAD == AHEAD - 1:
+            event = torch.cuda.Event()
+            event.record()
+            self._done.append(event)
+            if len(self._done) > 1:
+                self._done.pop(0).synchronize()
+
+    def frames(self, first: int, end: int) -> Tensor:
+        """See `Steps.frames`."""
+        return undelay(self._recording.tokens[: self._rows, :, first : end + self._lm.config.codebooks])
+
+
+def _recording(lm: LanguageModel, shape: Shape, config: GenerationConfig) -> Recording:
+    kept = _recordings.setdefault(lm, OrderedDict())
+    if shape in kept:
+        kept.move_to_end(shape)
+        return kept[shape]
+    while len(kept) >= KEPT_SHAPES:
+        kept.popitem(last=False)
+    kept[shape] = Recording(lm, shape, config)
+    return kept[shape]
+
+
+def _text_length(rows: Rows) -> int:
+    return rows.cache.text[0][0].shape[2] if rows.cache.text else 0
