@@ -307,6 +307,21 @@ def test_a_stopped_cache_goes_on(root: Path, codec: Codec, tmp_path: Path) -> No
     assert fill(stopped, dataset, codec) == []  # nothing is left to be done
 
 
+def test_runs_share_a_folder(root: Path, codec: Codec, tmp_path: Path) -> None:
+    """What one run has made another one takes; tokens of other data stay beside them."""
+    common, dataset, other = tmp_path / "common", make_dataset(root), make_dataset(root, seed=7)
+    first = cached_tokens(tmp_path / "one", dataset, codec, epochs=1, shared=common)
+    fill(first, dataset, codec)
+    else_ = cached_tokens(tmp_path / "two", other, codec, epochs=1, shared=common)
+    fill(else_, other, codec)
+    again = cached_tokens(tmp_path / "three", dataset, codec, epochs=1, shared=common)
+    assert fill(again, dataset, codec) == []
+    assert_equal_items(again, dataset, codec, 0)
+    assert first.folder.parent == else_.folder.parent == common
+    assert stored(first)
+    assert not any((tmp_path / name).exists() for name in ("one", "two", "three"))
+
+
 def test_processes_share_the_work(root: Path, codec: Codec, tmp_path: Path) -> None:
     dataset = make_dataset(root)
     alone = cached_tokens(tmp_path / "alone", dataset, codec, epochs=2)

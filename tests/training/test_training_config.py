@@ -342,7 +342,7 @@ def test_everything_is_written_and_read_again(tmp_path):
         (hard, "b"), "any", "mix", 20.5, (1, 20.25), 0.5, 0.1, (0.5, 2), 0.0, 7, 0.0, 0.75, 0.25, 0, 9, "file", 3, 0.25,
         hard, 4, (hard, ""),
     )  # fmt: skip
-    loading = DataLoading("cache", 7, 3)
+    loading = DataLoading("cache", 7, 3, hard)
     train = TrainConfig(
         7, 12, 3, 0.5, (0, 0.99), 0.125, 1e-16, "adamw", 1e-300, "cosine", 5, 0.5, "none", 1e5, (1, 0.1 + 0.2), 0, 1,
         0.25, 0.75, 0.5, 0.2, 0.9999, 3, 4, 9,

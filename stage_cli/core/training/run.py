@@ -35,7 +35,7 @@ from stage_cli.errors import UsageError
 CONFIG_FILE = "config.toml"
 
 # Keys that may differ when a run is resumed: they change how fast, where and how long it goes, not what it is.
-_FREE = frozenset({"model.checkpointing", "model.licence", "data.root", "data.workers"})
+_FREE = frozenset({"model.checkpointing", "model.licence", "data.root", "data.workers", "data.cache_directory"})
 _FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape")
 _FIXED_KEYS = (("run", "seed"), ("train", "batch_size"), ("train", "optimizer"))
 

@@ -80,16 +80,19 @@ class DataLoading:
         tokens: codec tokens are made inside each step ("step"), or once, before the first ("cache").
         workers: processes a training process that read and mix audio; 0 reads in the training process itself.
         cache_epochs: how many epochs of different draws "cache" makes; later epochs repeat them in turn.
+        cache_directory: of the tokens that "cache" makes, for runs that share them; "" is in the run's own.
     """
 
     tokens: str = "step"
     workers: int = 2
     cache_epochs: int = 1
+    cache_directory: str = ""
 
     def __post_init__(self) -> None:
         check_choice("data.tokens", self.tokens, TOKENS)
         check_whole("data.workers", self.workers, 0, 256)
         check_whole("data.cache_epochs", self.cache_epochs, 1, 10_000)
+        check_text("data.cache_directory", self.cache_directory)
 
 
 @dataclass(frozen=True)

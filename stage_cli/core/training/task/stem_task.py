@@ -73,6 +73,7 @@ class StemTask:
                 model.codec,
                 config.loading.cache_epochs,
                 labels=config.train.listens,
+                shared=Path(config.loading.cache_directory).expanduser() if config.loading.cache_directory else None,
             )
 
     @staticmethod

@@ -29,11 +29,13 @@ class CachedTokens(Dataset[TokenItem]):
         items: of an epoch.
         epochs: that are cached.
         labels: whether they are labelled.
+        shared: whether other runs' tokens lie beside the folder; if not, what lies there is outdated.
     """
 
-    def __init__(self, folder: Path, items: int, epochs: int, *, labels: bool = False) -> None:
+    def __init__(self, folder: Path, items: int, epochs: int, *, labels: bool = False, shared: bool = False) -> None:
         self.folder = folder
         self.labels = labels
+        self.shared = shared
         self.epochs = epochs
         self._items = items
         # Shared memory: workers that live on from epoch to epoch see the new one.
@@ -63,10 +65,21 @@ class CachedTokens(Dataset[TokenItem]):
         return read_item(part_path(self.folder, self.epoch % self.epochs, part), place)
 
 
-def cached_tokens(run: Path, dataset: StemDataset, codec: Codec, epochs: int, *, labels: bool = False) -> CachedTokens:
-    """Return the data set that `make_tokens` fills for a run; nothing is made yet."""
-    key = cache_key(dataset, codec, labels=labels)
-    return CachedTokens(run / "tokens" / key, len(dataset), epochs, labels=labels)
+def cached_tokens(
+    run: Path, dataset: StemDataset, codec: Codec, epochs: int, *, labels: bool = False, shared: Path | None = None
+) -> CachedTokens:
+    """Return the data set that `make_tokens` fills for a run; nothing is made yet.
+
+    Args:
+        run: the run's folder.
+        dataset: gives the audio.
+        codec: makes the tokens.
+        epochs: to be cached.
+        labels: whether they are to be labelled.
+        shared: a folder that runs have in common; None is one of the run's own.
+    """
+    folder = (shared or run / "tokens") / cache_key(dataset, codec, labels=labels)
+    return CachedTokens(folder, len(dataset), epochs, labels=labels, shared=shared is not None)
 
 
 def make_tokens(
@@ -84,7 +97,7 @@ def make_tokens(
     """Make the parts that are missing. Each process makes its share; wait for all of them before the first item.
 
     Parts that are there stay, so a run that was stopped goes on where it was. Tokens of another config, seed or codec
-    are deleted, by process 0.
+    are deleted, by process 0, unless runs share the folder.
 
     Args:
         cached: to be filled.
@@ -101,7 +114,7 @@ def make_tokens(
         AudioError: a song cannot be read.
         StageError: a part cannot be written, or a song gives no item.
     """
-    if process == 0:
+    if process == 0 and not cached.shared:
         _remove_others(cached.folder)
     parts = _missing_parts(cached, process, processes)
     total, done = sum(len(part.indices) for part in parts), 0

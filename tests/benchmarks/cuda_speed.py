@@ -1,0 +1,151 @@
+"""Measure everything that is promised of a CUDA device, in one run: start-up, speed alone and in batches, a whole song.
+
+    uv run python tests/benchmarks/cuda_speed.py
+    uv run python tests/benchmarks/cuda_speed.py --dry-run        # a tiny model on the CPU: does the script work?
+
+MusicGen-small's shape, random weights, bfloat16, guidance on (2 rows a sample), no text, 10 s of context. Times of our
+steps hold all of a step; those of transformers' MusicGen the forward pass with its K/V cache alone. "graph = eager"
+compares the greedy tokens of one recorded graph with those of the same operations one by one, on the same device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from environment import describe
+
+from stage_cli.core.accompaniment.accompany import accompany
+from stage_cli.core.accompaniment.context import MetronomeContext
+from stage_cli.core.accompaniment.live import Stream
+from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.bench.parts import synchronize
+from stage_cli.core.bench.random_model import random_config, write_random_model
+from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.generation import decode, graphs
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.steps import PlainSteps
+from stage_cli.core.lm.transformer import LanguageModel
+from stage_cli.core.model import StageModel
+
+
+def window(lm: LanguageModel, variations: int, frames: int, context: int, config: GenerationConfig) -> torch.Tensor:
+    """Write one window on the model's device: `[variations, K, frames]`."""
+    device, K = lm.embeddings.device, lm.config.codebooks
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(lm.config.codebook_size, (1, K, context), generator=generator).to(device)
+    uniforms = torch.rand(variations, K, frames, generator=generator).to(device)
+    return decode_window(lm, codes, codes[:, :, :0].expand(variations, -1, -1), uniforms, config)
+
+
+def seconds(device: torch.device, run: Callable[[], object]) -> float:
+    """Wall seconds of a function, until the device has done all of it."""
+    synchronize(device)
+    began = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def theirs(lm: LanguageModel, context: int, steps: int) -> float:
+    """Seconds of one decode step of transformers' MusicGen of the same shape, 2 rows: the median."""
+    from transformers import DynamicCache, MusicgenDecoderConfig, MusicgenForCausalLM
+
+    config = MusicgenDecoderConfig(
+        vocab_size=lm.config.codebook_size,
+        hidden_size=lm.config.dimension,
+        num_hidden_layers=lm.config.layers,
+        num_attention_heads=lm.config.heads,
+        ffn_dim=lm.config.feed_forward,
+        num_codebooks=lm.config.codebooks,
+        max_position_embeddings=2048,
+    )
+    config._attn_implementation = "sdpa"
+    device = lm.embeddings.device
+    model = MusicgenForCausalLM(config).to(device, lm.dtype).eval()
+    tokens = torch.randint(lm.config.codebook_size, (2 * lm.config.codebooks, context + 1), device=device)
+    cache, times = DynamicCache(config=config), []
+    with torch.inference_mode():
+        model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        for _ in range(steps):
+            times.append(seconds(device, lambda: model(input_ids=tokens[:, :1], past_key_values=cache, use_cache=True)))
+    return median(times[len(times) // 4 :])
+
+
+def song_seconds(model: StageModel, length: float) -> float:
+    """Wall seconds of writing a stem over clicks of some length, codec included."""
+    request = Request(MetronomeContext(120, duration=length), model.config.stem or "drums", ())
+    return seconds(
+        model.runtime.device, lambda: accompany(model, request, GenerationConfig(), stream=Stream(io.BytesIO()))
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    config = random_config(SIZES["musicgen-small"])
+    device, precision, frames, song, many = "cuda", "bfloat16", 500, 240.0, 64
+    if arguments.dry_run:
+        config = replace(config, lm=replace(config.lm, dimension=64, layers=2, heads=2, feed_forward=128))
+        device, precision, frames, song, many = "cpu", "float32", 50, 25.0, 4
+        decode.steps_for = lambda lm: graphs.StaticSteps
+    with TemporaryDirectory() as folder:
+        write_random_model(Path(folder) / "model", config)
+        model = StageModel.from_pretrained(str(Path(folder) / "model"), device=device, precision=precision)
+    lm, rate, sampled = model.lm, model.config.codec.frame_rate, GenerationConfig()
+    print(describe("torch", "transformers"))
+    if device == "cuda":
+        print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+
+    def times(variations: int) -> float:
+        return median(
+            seconds(model.runtime.device, lambda: window(lm, variations, frames, frames, sampled))
+            for _ in range(arguments.rounds)
+        )
+
+    rows: list[tuple[str, str]] = []
+    first = seconds(model.runtime.device, lambda: window(lm, 1, frames, frames, sampled))
+    alone = times(1)
+    rows += [
+        ("start-up of the graph, s (first window − later ones)", f"{first - alone:.2f}"),
+        ("batch 1, × real time (asked 20, goal 40)", f"{frames / rate / alone:.1f}"),
+        ("batch 1, ms a step, prefill included", f"{alone / frames * 1e3:.2f}"),
+    ]
+    step = theirs(lm, frames, 60 if device == "cuda" else 5)
+    rows += [
+        ("transformers, ms a step", f"{step * 1e3:.2f}"),
+        ("× transformers (asked 10)", f"{step / (alone / frames):.1f}"),
+    ]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times(many)  # the first window of this shape is recorded
+    rows.append((f"batch {many}, × real time in total (asked 600)", f"{many * frames / rate / times(many):.0f}"))
+    if device == "cuda":
+        rows.append(("peak memory, GB", f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"))
+    song_seconds(model, 40.0 if device == "cuda" else 2.0)
+    rows.append((f"song of {song:g} s, s (4 min: asked 12)", f"{song_seconds(model, song):.1f}"))
+    greedy = GenerationConfig(temperature=0.0)
+    recorded, one_by_one = window(lm, 1, frames, frames, greedy), decode.steps_for
+    decode.steps_for = lambda lm: PlainSteps
+    eager = window(lm, 1, frames, frames, greedy)
+    plain = median(seconds(model.runtime.device, lambda: window(lm, 1, frames, frames, sampled)) for _ in range(2))
+    decode.steps_for = one_by_one
+    rows.append(("graph = eager: share of equal greedy tokens", f"{(recorded == eager).float().mean():.4f}"))
+    rows.append(("× the same steps operation by operation", f"{plain / alone:.1f}"))
+    print("\n| | |\n| --- | --- |")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+
+
+if __name__ == "__main__":
+    main()
