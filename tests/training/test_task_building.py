@@ -22,6 +22,7 @@ from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER
 from stage_cli.core.training.config import LoraConfig, ModelConfig, RunConfig, TrainingConfig
 from stage_cli.core.training.task.batches import TokenBatch
 from stage_cli.core.training.task.building import build_model
+from stage_cli.core.training.task.embeddings import embeddings_of_codec
 from stage_cli.core.training.task.growth import grow
 from stage_cli.core.training.task.module import StemModule
 from stage_cli.errors import WeightsError
@@ -204,6 +205,18 @@ def test_weights_from_scratch(tiny_model_dir: Path, tiny_model: StageModel) -> N
     assert not torch.equal(other.lm.embeddings, model.lm.embeddings)
     again = build_model(config(lm=lm, codec=str(tiny_model_dir)))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.state_dict().items())
+
+
+def test_embeddings_of_the_codec(tiny_model_dir: Path) -> None:
+    """Nothing else changes."""
+    random = build_model(config(lm=SMALL, codec=str(tiny_model_dir), text_encoder="")).state_dict()
+    model = build_model(config(lm=SMALL, codec=str(tiny_model_dir), text_encoder="", embeddings="codec"))
+    known = model.state_dict()
+    assert {name for name in random if not torch.equal(random[name], known[name])} == {"lm.embeddings"}
+    expected = embeddings_of_codec(random["lm.embeddings"], model.codec.quantizer.codebooks, seed=0)
+    assert torch.equal(known["lm.embeddings"], expected)
+    assert model.lm.embeddings.requires_grad
+    assert (known["lm.embeddings"][:, PAD] == 0).all()
 
 
 def test_what_a_model_from_scratch_says_of_itself(tiny_model_dir: Path) -> None:

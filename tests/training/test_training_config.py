@@ -226,6 +226,12 @@ def test_changes_have_a_form(load, change):
         (MINIMAL, ["model.codec=x"], r'model\.codec = "x" contradicts model\.base = "facebook/musicgen-small"'),
         (SCRATCH, ["model.lm.separator=false"], r"model\.lm\.separator cannot be false .*allowed: true"),
         (SCRATCH, ["model.text_encoder=t5"], r'text_encoder = "t5" contradicts model\.lm\.text_dimension = 0'),
+        (
+            MINIMAL,
+            ["model.embeddings=codec"],
+            r'model\.embeddings = "codec" contradicts model\.base = "facebook/musicgen',
+        ),
+        (SCRATCH, ["model.embeddings=t5"], r"model\.embeddings cannot be 't5' · allowed: random, codec"),
         (SCRATCH, ["model.lm.layers=x"], r"model\.lm\.layers cannot be 'x' · allowed: a whole number from 1"),
         (SCRATCH, ["model.lm.layer=2"], r"unknown key model\.lm\.layer = 2 · did you mean model\.lm\.layers\?"),
         (SCRATCH, ["model.lm.heads=3"], r"lm\.dimension = 64 contradicts model\.lm\.heads = 3 .*lm\.dimension = 66"),
@@ -337,7 +343,7 @@ def test_everything_is_written_and_read_again(tmp_path):
     """Every key has another value than its default; texts hold what TOML must escape."""
     hard = 'a "b" \\ \n \t \x7f \x01 é 🥁 #'
     run = RunConfig(hard, 2**40, "cuda:1", "float16", True, "fsdp", True)
-    model = ModelConfig(hard, "", None, hard, 600, True, hard)
+    model = ModelConfig(hard, "", None, "random", hard, 600, True, hard)
     data = DataConfig(
         (hard, "b"), "any", "mix", 20.5, (1, 20.25), 0.5, 0.1, (0.5, 2), 0.0, 7, 0.0, 0.75, 0.25, 0, 9, "file", 3, 0.25,
         hard, 4, (hard, ""),
@@ -361,7 +367,8 @@ def test_everything_is_written_and_read_again(tmp_path):
         for key, value in values.items()
         if written[table][key] == value
     ]
-    assert unchanged == ["model.codec", "train.optimizer", "train.trainable"]  # which can have no other here
+    # which can have no other here
+    assert unchanged == ["model.codec", "model.embeddings", "train.optimizer", "train.trainable"]
     (tmp_path / "all.toml").write_text(to_toml(config), encoding="utf-8")
     assert load_config(str(tmp_path / "all.toml"), []) == config
     assert tomllib.loads(to_toml(config))["train"]["codebook_weights"] == [1, 0.1 + 0.2]

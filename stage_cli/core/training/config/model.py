@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.training.config.checks import check, check_number, check_switch, check_text, contradiction
+from stage_cli.core.training.config.checks import (
+    check,
+    check_choice,
+    check_number,
+    check_switch,
+    check_text,
+    contradiction,
+)
 from stage_cli.errors import UsageError
 
+EMBEDDINGS: tuple[str, ...] = ("random", "codec")
 _LONGEST_WINDOW = 600.0  # seconds
 
 
@@ -21,6 +29,7 @@ class ModelConfig:
             from scratch with its sizes.
         codec: from scratch only: Hub id, name or directory of the model or codec whose codec is taken.
         lm: sizes to start from scratch with, instead of `base`; the `[model.lm]` table.
+        embeddings: from scratch only: "random", or "codec", half of which is a projection of the codec's codebooks.
         text_encoder: Hub id or directory of the T5 encoder; "" is the base's, and from scratch the usual one where
             `lm.text_dimension` is set.
         window_seconds: longest context, and longest target, that the model is for; None is `data.chunk_seconds`.
@@ -33,6 +42,7 @@ class ModelConfig:
     base: str = ""
     codec: str = ""
     lm: LanguageModelConfig | None = None
+    embeddings: str = "random"
     text_encoder: str = ""
     window_seconds: float | None = None
     checkpointing: bool = False
@@ -42,6 +52,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("base", "codec", "text_encoder", "licence"):
             check_text(f"model.{key}", getattr(self, key))
+        check_choice("model.embeddings", self.embeddings, EMBEDDINGS)
         check("model.lm", self.lm, self.lm is None or isinstance(self.lm, LanguageModelConfig), "a table of sizes")
         if self.window_seconds is not None:
             check_number("model.window_seconds", self.window_seconds, 0, _LONGEST_WINDOW, above=True)
@@ -81,6 +92,13 @@ class ModelConfig:
                 f'model.base = "{self.base}"',
                 why="a base was trained with its own codec",
                 next_step="leave model.codec out",
+            )
+        if self.embeddings != "random" and not self.from_scratch:
+            raise contradiction(
+                f'model.embeddings = "{self.embeddings}"',
+                f'model.base = "{self.base}"',
+                why="a base has its embeddings already",
+                next_step="leave model.embeddings out",
             )
         if self.lm is not None and not self.lm.separator:
             raise UsageError(

@@ -14,6 +14,7 @@ from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, MODEL_TYPE, StageC
 from stage_cli.core.precision import Runtime
 from stage_cli.core.training.config import TrainingConfig
 from stage_cli.core.training.lora import add_lora
+from stage_cli.core.training.task.embeddings import embeddings_of_codec
 from stage_cli.core.training.task.growth import grow_plan
 from stage_cli.core.training.task.initial import InitialWeights
 from stage_cli.core.weights.checkpoint import CONFIG_FILE, codec_of_directory, own_shapes, plan_directory
@@ -50,6 +51,9 @@ def build_model(config: TrainingConfig, *, offline: bool = False) -> StageModel:
         plan, grown = _plan_from_base(config, directory, offline=offline)
     model = StageModel.from_plan(plan, Runtime(torch.device("cpu"), "float32"))
     model.directory, model.offline = directory, offline
+    if config.model.embeddings == "codec":
+        known = embeddings_of_codec(model.lm.embeddings.data, model.codec.quantizer.codebooks, config.run.seed)
+        model.lm.embeddings.data.copy_(known)
     for part in (model.lm, model.text_projection):
         if part is not None:
             part.requires_grad_(True)
