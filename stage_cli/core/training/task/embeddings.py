@@ -26,8 +26,8 @@ def embeddings_of_codec(embeddings: Tensor, codebooks: Tensor, seed: int) -> Ten
     centred = codebooks.float() - codebooks.float().mean(dim=1, keepdim=True)
     generator = torch.Generator().manual_seed(seed)
     projected = centred @ torch.randn(latent, embeddings.shape[2], generator=generator)
-    random = embeddings[:, :size]
-    projected *= random.std() / projected.std().clamp(min=1e-12)
+    drawn = embeddings[:, :size]
+    projected *= drawn.std() / projected.std().clamp(min=1e-12)
     mixed = embeddings.clone()
-    mixed[:K, :size] = (random + projected) * 0.5**0.5
+    mixed[:K, :size] = (drawn + projected) * 0.5**0.5
     return mixed
