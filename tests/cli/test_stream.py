@@ -204,9 +204,9 @@ def test_an_interruption_leaves_nothing(
     context = write_music(seconds=3.0)
     before = snapshot(tmp_path)
     steps = 0
-    from stage_cli.core.generation import steps
+    from stage_cli.core.generation import steps as decode_steps
 
-    sample = steps.sample
+    sample = decode_steps.sample
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
@@ -217,7 +217,7 @@ def test_an_interruption_leaves_nothing(
             raise KeyboardInterrupt
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(steps, "sample", interrupted)
+    monkeypatch.setattr(decode_steps, "sample", interrupted)
     command = ("generate", context, "--stem", "drums", "--model", tiny_model_dir, "--mix")
     outcome = stage(*command, "--stream", "stem.wav")
     assert (outcome.code, outcome.stdout) == (130, "")
