@@ -14,7 +14,7 @@ from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.cpu_step import StepAttention
-from stage_cli.core.lm.kv_cache import KVCache
+from stage_cli.core.lm.kv_cache import KVCache, common_memory
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -97,10 +97,12 @@ def test_the_threads_change_no_bit_of_a_steps_attention(past: int, variations: i
     cache.length = past
     cache = cache.repeat(variations)
     qkv = torch.randn(variations, 3 * CONFIG.dimension, generator=generator)
+    memory = common_memory([cache])
+    assert memory is not None
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results.append(StepAttention(cache).attend(0, qkv))
+        results.append(StepAttention(memory, 1).attend(0, qkv))
     assert torch.equal(*results)
 
 

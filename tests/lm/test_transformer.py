@@ -11,7 +11,7 @@ from random_weights import randomise
 from torch import Tensor
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.kv_cache import KVCache
+from stage_cli.core.lm.kv_cache import KVCache, common_memory, repeat_rows
 from stage_cli.core.lm.linear import INT8_KERNEL_ROWS, Int8Linear, activation_steps, multiplies_bytes
 from stage_cli.core.lm.prefix import delayed_sequence
 from stage_cli.core.lm.sinusoids import sinusoids
@@ -90,7 +90,8 @@ def test_cached_equals_uncached(chunks: Sequence[int], separator: bool, with_tex
 
 
 @torch.inference_mode()
-def test_several_caches_of_unequal_lengths(lm: LanguageModel) -> None:
+@pytest.mark.parametrize("one_memory", [False, True], ids=["apart", "in one memory"])
+def test_several_caches_of_unequal_lengths(lm: LanguageModel, one_memory: bool) -> None:
     """Conditional rows with a context of 9, unconditional ones without, one row with 3: one forward pass for all."""
     target, text = codes(1, 6, 9), text_vectors(2)
     contexts = [codes(2, 9, 1), codes(1, 3, 2), codes(1, 0, 3)]
@@ -108,6 +109,9 @@ def test_several_caches_of_unequal_lengths(lm: LanguageModel) -> None:
         expected.append(uncached(lm, context, own_target, own_text)[:, :, Tc + 1 :])
     together, reference = torch.cat(tokens), torch.cat(expected)
     assert [cache.length for cache in caches] == [9, 3, 0]
+    if one_memory:
+        caches = repeat_rows(caches, 1, [cache.capacity for cache in caches])
+        assert common_memory(caches) is not None
     step = 0
     for size in (2, 1, 3, 1, 1):
         logits = lm.advance(together[:, :, step : step + size], caches)

@@ -11,6 +11,7 @@ from torch import Tensor
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.rows import Draws, Rows, heard_between
 from stage_cli.core.lm.delay_pattern import undelay
+from stage_cli.core.lm.kv_cache import repeat_rows
 from stage_cli.core.lm.sampling import guide, sample
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -43,12 +44,14 @@ class PlainSteps:
     ) -> None:
         del kept  # the first step feeds them
         self._lm, self._groups, self._draws, self._config = lm, groups, draws, config
-        self._caches = []
-        for rows in groups:
-            times = rows.tokens.shape[0] // rows.cache.rows
-            self._caches.append(rows.cache.repeat(times, rows.layout.steps))
-            # The prefill's own memory is needed no more.
-            rows.cache = self._caches[-1]
+        self._caches = repeat_rows(
+            [rows.cache for rows in groups],
+            groups[0].tokens.shape[0] // groups[0].cache.rows,
+            [rows.layout.steps for rows in groups],
+            values=lm.cached_values_dtype,
+        )
+        for rows, cache in zip(groups, self._caches, strict=True):
+            rows.cache = cache  # the prefill's own memory is needed no more
         self._fed = -1
 
     def run(self, step: int) -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.cpu_step import run_one_step
-from stage_cli.core.lm.kv_cache import KVCache
+from stage_cli.core.lm.kv_cache import KVCache, common_memory
 from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
 from stage_cli.core.lm.linear import Int8Linear, linear
 from stage_cli.core.lm.prefix import attention_mask
@@ -86,6 +86,11 @@ class LanguageModel(nn.Module):
     def cache_dtype(self) -> torch.dtype:
         """The precision of the K/V cache: fp32 on a CPU, where attention of one step over bfloat16 takes longer."""
         return torch.float32 if self.embeddings.device.type == "cpu" else self.dtype
+
+    @property
+    def cached_values_dtype(self) -> torch.dtype:
+        """The precision of values that are looked at step by step on a CPU: beside int8, half of the memory will do."""
+        return torch.float16 if self.quantized else self.cache_dtype
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Sum the K embeddings of each step, and add its position.
@@ -280,8 +285,9 @@ class LanguageModel(nn.Module):
         x = self.embed(tokens, positions)
         x = x if heard is None else x + heard
         plain = [cache for cache in caches if isinstance(cache, KVCache)]
-        if s == 1 and x.device.type == "cpu" and plain:
-            x = run_one_step(self._layers(), x[:, 0], plain)[:, None]
+        memory = common_memory(plain) if s == 1 and plain else None
+        if memory is not None:
+            x = run_one_step(self._layers(), x[:, 0], plain, memory)[:, None]
         else:
             x = run_steps(self._layers(), x, caches, causal=causal)
         for cache in caches:

@@ -76,8 +76,15 @@ def cached_tokens(
         codec: makes the tokens.
         epochs: to be cached.
         labels: whether they are to be labelled.
-        shared: a folder that runs have in common; None is one of the run's own.
+        shared: a folder that runs have in common; None is one of the run's own. Labelled tokens that lie there, all
+            of them, also serve a run without labels.
     """
+    if shared is not None:
+        labelled = CachedTokens(
+            shared / cache_key(dataset, codec, labels=True), len(dataset), epochs, labels=True, shared=True
+        )
+        if labels or not _missing_parts(labelled):
+            return labelled
     folder = (shared or run / "tokens") / cache_key(dataset, codec, labels=labels)
     return CachedTokens(folder, len(dataset), epochs, labels=labels, shared=shared is not None)
 
@@ -161,7 +168,7 @@ class _PartOrder(DataOrder):
         return batches[process::processes]
 
 
-def _missing_parts(cached: CachedTokens, process: int, processes: int) -> list[_Part]:
+def _missing_parts(cached: CachedTokens, process: int = 0, processes: int = 1) -> list[_Part]:
     """List the parts that a process has to make."""
     parts = [
         _Part(epoch, number, range(start, min(start + PART_ITEMS, len(cached))))
