@@ -176,17 +176,21 @@ class _Output:
     def __init__(self, model: StageModel, tracks: Sequence[Track], piece_frames: int) -> None:
         self._tracks = tracks
         self._device = model.runtime.codec_device
-        self._decoder = StreamingDecoder(model.codec, piece_frames=piece_frames)
+        # On a CPU one by one: what the network holds of one piece fits its caches, and that of several does not.
+        decoders = len(tracks) if self._device.type == "cpu" else 1
+        self._decoders = [StreamingDecoder(model.codec, piece_frames=piece_frames) for _ in range(decoders)]
 
     def push(self, codes: Tensor) -> None:
-        self._hand_on(self._decoder.push(codes.to(self._device)))
+        parts = codes.to(self._device).chunk(len(self._decoders))
+        self._hand_on([decoder.push(part) for decoder, part in zip(self._decoders, parts, strict=True)])
 
     def finish(self) -> None:
-        self._hand_on(self._decoder.finish())
+        self._hand_on([decoder.finish() for decoder in self._decoders])
         for track in self._tracks:
             track.finish()
 
-    def _hand_on(self, audio: Tensor) -> None:
+    def _hand_on(self, parts: Sequence[Tensor]) -> None:
+        audio = torch.cat(list(parts))
         if not audio.isfinite().all():
             raise WeightsError(
                 f"The model's codec returned samples that are no numbers on {self._device}",
