@@ -29,20 +29,16 @@ FULL = {"model.lm.context_attention": "full"}
 ALIGNED = {"model.lm.aligned_context": True}
 ALL = RESTART | FULL | ALIGNED
 HIDDEN = {"train.history_dropout": 0.5}
+BEATS = {"train.beat_weight": 2.0}
 VARIANTS = {
     "published layout, `embeddings` random": {},
     "published layout": CODEC,
     "`positions`": CODEC | RESTART,
     "`context_attention`": CODEC | FULL,
     "`aligned_context`": CODEC | ALIGNED,
-    "all three": CODEC | RESTART | FULL | ALIGNED,
-    "all three, `history_dropout`": CODEC | RESTART | FULL | ALIGNED | HIDDEN,
-    "all three, `history_dropout`, `beat_weight`": CODEC
-    | RESTART
-    | FULL
-    | ALIGNED
-    | HIDDEN
-    | {"train.beat_weight": 2.0},
+    "all three": CODEC | ALL,
+    "all three, `history_dropout`": CODEC | ALL | HIDDEN,
+    "all three, `history_dropout`, `beat_weight`": CODEC | ALL | HIDDEN | BEATS,
 }
 SHOWN = ("loss", "context_gap", "context_gap/metronome", "context_gap/mix")
 
