@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import gc
 import io
 import os
 import sys
@@ -88,9 +87,6 @@ def main() -> None:
     # Before torch is imported. Threads that spin for long while they wait for each other take the processor from what
     # they wait for as soon as anything else runs beside them; those that never spin are slower on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # Importing torch makes hundreds of thousands of objects, all of which stay. By Python's own thresholds they are
-    # looked through for rubbish again and again, which is a tenth of the time that the import takes.
-    gc.set_threshold(100_000, 20, 20)
     stopping.listen()
     # A name may hold what the terminal's encoding does not: better an escape than no answer.
     for stream in (sys.stdout, sys.stderr):

@@ -23,10 +23,10 @@ from environment import describe
 
 IMPORT = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)", re.MULTILINE)
 
-# As the command line does (cli/app.py).
+# As the command line does (cli/generate.py).
 IMPORTING = """
 import contextlib, gc, importlib, sys, time
-gc.set_threshold(100_000, 20, 20)
+gc.disable()
 began = time.perf_counter()
 for name in sys.argv[1:]:
     with contextlib.suppress(ImportError):  # what was looked for and is not there is listed too
