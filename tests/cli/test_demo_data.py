@@ -278,7 +278,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, stage: Stage, end: signal
     command = [sys.executable, "-m", "stage_cli", "demo-data", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "songs").glob("*/data.json")):
+    while not list((tmp_path / "songs").glob("[!.]*/data.json")):  # a hidden folder is a song that is not finished
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
