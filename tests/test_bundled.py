@@ -15,6 +15,7 @@ from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights import bundled
 from stage_cli.core.weights.checkpoint import codec_of_directory, plan_directory
+from stage_cli.core.weights.codecs import load_codec
 from stage_cli.core.weights.hub import resolve
 from stage_cli.core.weights.inspection import list_models, own_config
 from stage_cli.core.weights.packing import pack_codec, pack_model, quantize_rows
@@ -53,6 +54,23 @@ def test_int8_rounds_each_row_by_its_own_scale() -> None:
     zeros, scale = quantize_rows(torch.zeros(2, 4))
     assert not zeros.any()
     assert not scale.any()
+
+
+def test_a_codec_with_a_rounded_decoder_makes_the_same_tokens(tiny_model: StageModel, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "whole")
+    plan = plan_directory(tmp_path / "whole")
+    made = {}
+    for packing in ("float16", "int8-decoder"):
+        pack_codec(tmp_path / packing, plan.config, plan.sources, packing=packing)
+        made[packing] = load_codec(str(tmp_path / packing)).state_dict()
+    moved = {name for name, tensor in made["float16"].items() if not torch.equal(tensor, made["int8-decoder"][name])}
+    assert moved
+    assert all(name.startswith("decoder.") for name in moved)
+    assert weights_size(tmp_path / "int8-decoder") < 0.9 * weights_size(tmp_path / "float16")
+
+
+def weights_size(folder: Path) -> int:
+    return (folder / "model.safetensors").stat().st_size
 
 
 def test_a_packed_model_is_the_model_rounded(packed: Path, tiny_model: StageModel) -> None:
@@ -123,9 +141,9 @@ def test_names(assets: Path) -> None:
 
 def test_a_models_own_sampling_gives_way_to_the_users() -> None:
     config = GenerationConfig(seed=7, temperature=0.5)
-    own = {"guidance": 4.0, "top_k": 40, "temperature": 0.9}
+    own = {"guidance": 4.0, "top_k": 40, "temperature": 0.9, "advance": 0.75}
     drawn = config.for_model(own, ["temperature"])
-    assert (drawn.guidance, drawn.top_k, drawn.temperature, drawn.seed) == (4.0, 40, 0.5, 7)
+    assert (drawn.guidance, drawn.top_k, drawn.temperature, drawn.advance, drawn.seed) == (4.0, 40, 0.5, 0.75, 7)
     with pytest.raises(WeightsError, match=r"metronome_sampling = \{'top_k': 'all'\}"):
         StageConfig(metronome_sampling={"top_k": "all"})
     with pytest.raises(WeightsError, match=r"sampling\.topk"):

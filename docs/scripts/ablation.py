@@ -19,6 +19,7 @@ PUBLISHED = {
     "model.lm.positions": "absolute",
     "model.lm.context_attention": "causal",
     "model.lm.aligned_context": False,
+    "model.lm.context_convolutions": 0,
     "train.history_dropout": 0.0,
     "train.beat_weight": 0.0,
     "model.embeddings": "random",
@@ -27,7 +28,7 @@ CODEC = {"model.embeddings": "codec"}
 RESTART = {"model.lm.positions": "restart"}
 FULL = {"model.lm.context_attention": "full"}
 ALIGNED = {"model.lm.aligned_context": True}
-ALL = RESTART | FULL | ALIGNED
+CONVOLUTIONS = {"model.lm.context_convolutions": 6}
 HIDDEN = {"train.history_dropout": 0.5}
 BEATS = {"train.beat_weight": 2.0}
 VARIANTS = {
@@ -36,9 +37,11 @@ VARIANTS = {
     "`positions`": CODEC | RESTART,
     "`context_attention`": CODEC | FULL,
     "`aligned_context`": CODEC | ALIGNED,
-    "all three": CODEC | ALL,
-    "all three, `history_dropout`": CODEC | ALL | HIDDEN,
-    "all three, `history_dropout`, `beat_weight`": CODEC | ALL | HIDDEN | BEATS,
+    "`aligned_context`, `context_attention`": CODEC | ALIGNED | FULL,
+    "and `positions`": CODEC | ALIGNED | FULL | RESTART,
+    "`aligned_context`, `context_attention`, `history_dropout`": CODEC | ALIGNED | FULL | HIDDEN,
+    "and `beat_weight`": CODEC | ALIGNED | FULL | HIDDEN | BEATS,
+    "and `context_convolutions`: the recipe": CODEC | ALIGNED | FULL | HIDDEN | BEATS | CONVOLUTIONS,
 }
 SHOWN = ("loss", "context_gap", "context_gap/metronome", "context_gap/mix")
 
@@ -50,10 +53,11 @@ def main() -> None:
     parser.add_argument("--codec", default="runs/bundled-codec/model")
     parser.add_argument("--directory", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--last", type=int, default=len(VARIANTS), help="so many variants, from the end of the list")
     arguments = parser.parse_args()
     rows = []
     # From the last one: its tokens are labelled, which serve all.
-    for number, (name, options) in reversed(list(enumerate(VARIANTS.items()))):
+    for number, (name, options) in reversed(list(enumerate(VARIANTS.items()))[-arguments.last :]):
         run = arguments.directory / f"{number}"
         if not (run / "model").exists():
             settings = {
@@ -61,6 +65,7 @@ def main() -> None:
                 "model.codec": arguments.codec,
                 "data.root": arguments.shards,
                 "data.cache_directory": str(arguments.directory / "tokens"),
+                "data.cache_epochs": 1,
                 "train.steps": arguments.steps,
                 "validate.every": arguments.steps,
                 "validate.demos": 0,

@@ -13,13 +13,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from stage_cli.core.weights.bundled import ASSETS
 from stage_cli.core.weights.checkpoint import plan_directory
 from stage_cli.core.weights.hub import resolve
-from stage_cli.core.weights.packing import pack_codec, pack_model
+from stage_cli.core.weights.packing import Packing, pack_codec, pack_model
 from stage_cli.core.weights.plan import Plan
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="runs or model directories, each trained for one stem")
     parser.add_argument("--output", type=Path, default=ASSETS)
     parser.add_argument("--packing", choices=("int8", "float16"), default="int8", help="of the language models")
-    parser.add_argument("--codec-packing", choices=("int8", "float16"), default="float16")
+    parser.add_argument("--codec-packing", choices=get_args(Packing), default="int8-decoder")
     parser.add_argument("--codec-gain", type=float, default=0.0, help="dB by which the codec's audio is made louder")
     parser.add_argument("--sampling", nargs="*", default=(), metavar="NAME=VALUE", help="such as guidance=3 top_k=40")
     parser.add_argument(

@@ -10,6 +10,7 @@ import typer
 
 from stage_cli.cli import console
 from stage_cli.cli.options import (
+    AdvanceOption,
     DeviceOption,
     GuidanceOption,
     JsonOption,
@@ -82,6 +83,7 @@ def evaluate(
     temperature: TemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
+    advance: AdvanceOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -94,7 +96,7 @@ def evaluate(
     """
     if out is None:
         raise UsageError("--out is missing", next_step="name a folder for the report: --out report")
-    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance)
     kind, folder = _context(context, has_data=bool(data))
     config = EvaluationConfig(
         out=out,

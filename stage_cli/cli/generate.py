@@ -12,6 +12,7 @@ import typer
 
 from stage_cli.cli import console, written_stems
 from stage_cli.cli.options import (
+    AdvanceOption,
     DeviceOption,
     GuidanceOption,
     JsonOption,
@@ -90,6 +91,7 @@ def generate(
     temperature: TemperatureOption = None,
     top_k: TopKOption = None,
     top_p: TopPOption = None,
+    advance: AdvanceOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -101,7 +103,7 @@ def generate(
 
     stage generate --context mix.wav --stem drums
     """
-    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
+    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance)
     config = GenerationConfig(seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations, **drawn)
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests

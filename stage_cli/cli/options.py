@@ -34,6 +34,14 @@ TopPOption = Annotated[
     typer.Option("--top-p", help=f"Probability to draw from; 1 is all. The model's own, or {_DRAW.top_p:g}."),
 ]
 
+AdvanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--advance",
+        help=f"Share of a window that is new; the rest is remembered. The model's own, or {_DRAW.advance:g}.",
+    ),
+]
+
 
 def chosen_sampling(**options: float | None) -> dict[str, Any]:
     """Return the options that were given: they go before the model's own defaults."""

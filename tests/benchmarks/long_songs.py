@@ -53,12 +53,14 @@ def main() -> None:
     parser.add_argument("--model", default="bundled-drums")
     parser.add_argument("--context", choices=("mix", "metronome"), default="mix")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--advance", type=float, default=0.5, help="share of the window; the rest is remembered")
+    parser.add_argument("--advance", type=float, help="share of the window that is new (default: the model's own)")
     arguments = parser.parse_args()
     model = StageModel.from_pretrained(arguments.model)
     stem = model.config.stem or "drums"
     sampling = model.config.sampling_for(metronome=arguments.context == "metronome")
-    config = GenerationConfig(seed=arguments.seed, advance=arguments.advance).for_model(sampling, [])
+    if arguments.advance is not None:
+        sampling |= {"advance": arguments.advance}
+    config = GenerationConfig(seed=arguments.seed).for_model(sampling, [])
     songs = [song for song in find_songs((arguments.songs,)) if stem in song.stems and song.duration >= 2 * PART]
     rows: dict[str, list[tuple[float, float]]] = {"true": [], "made": []}
     print(describe("torch", "essentia", "mir_eval"))
@@ -77,7 +79,7 @@ def main() -> None:
             print(f"{song.id}: true {rows['true'][-1]}, made {rows['made'][-1]}", flush=True)
     ids = [song.id for song in songs]
     name = Path(arguments.model).name
-    print(f"\n{len(songs)} songs, context: {arguments.context}, model: {name}, advance {arguments.advance}\n")
+    print(f"\n{len(songs)} songs, context: {arguments.context}, model: {name}, advance {config.advance}\n")
     print("| | first 20 s | last 20 s | last − first |\n| --- | --- | --- | --- |")
     for name, title in (("true", "true stem"), ("made", "written stem")):
         first, second = np.array(rows[name]).T

@@ -365,6 +365,17 @@ def test_a_duration_past_the_end(generate: Stage, write_music: Write) -> None:
     assert "The context ends after 0.60 s: the stem is that long." in result["notes"]
 
 
+def test_advance(generate: Stage, write_music: Write) -> None:
+    context = write_music(seconds=2.0)
+    for name, options in (("default", ()), ("half", ("--advance", 0.5)), ("all", ("--advance", 1))):
+        generate(context, "--seed", 1, *options, "--output", f"{name}.wav")
+    default, half, all_new = (read_wav(f"{name}.wav") for name in ("default", "half", "all"))
+    assert np.array_equal(default, half)
+    # The first window (of 1 s) is the same; then one remembers nothing.
+    assert np.array_equal(default[:30000], all_new[:30000])
+    assert not np.array_equal(default, all_new)
+
+
 @pytest.mark.parametrize("seconds", [1.0, 1.01, 1.5, 4.3])
 def test_contexts_longer_than_a_window(generate: Stage, write_music: Write, seconds: float) -> None:
     # The model's window is 1 s, and it advances by half of it: 4.3 s take eight.

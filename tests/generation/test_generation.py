@@ -36,7 +36,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type
     return request.param
 
 
-@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "all options", "plain"])
+@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "convolutions", "all options", "plain"])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
     config = LanguageModelConfig(
         codebooks=K,
@@ -48,8 +48,9 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
         text_dimension=16,
         separator=request.param != "plain",
         positions="restart" if request.param in ("restart", "all options") else "absolute",
-        context_attention="full" if request.param in ("full", "all options") else "causal",
+        context_attention="full" if request.param in ("full", "convolutions", "all options") else "causal",
         aligned_context=request.param in ("aligned", "all options"),
+        context_convolutions=3 if request.param in ("convolutions", "all options") else 0,
     )
     model = LanguageModel(config).eval()
     randomise(model, seed=3)

@@ -35,7 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "restart": {"positions": "restart"},
     "full": {"context_attention": "full"},
     "aligned": {"aligned": True},
-    "all": {"positions": "restart", "context_attention": "full", "aligned": True},
+    "convolutions": {"context_attention": "full", "convolutions": 2},
+    "all": {"positions": "restart", "context_attention": "full", "aligned": True, "convolutions": 2},
 }
 
 
@@ -48,6 +49,7 @@ def make_module(
     positions: str = "absolute",
     context_attention: str = "causal",
     aligned: bool = False,
+    convolutions: int = 0,
 ) -> StemModule:
     config = LanguageModelConfig(
         codebooks=K,
@@ -61,6 +63,7 @@ def make_module(
         positions=positions,
         context_attention=context_attention,
         aligned_context=aligned,
+        context_convolutions=convolutions,
     )
     module = StemModule(LanguageModel(config), nn.Linear(TEXT, 64) if text else None, weights)
     randomise(module.lm, seed)
@@ -412,6 +415,9 @@ def test_parameter_groups() -> None:
     )
     assert (vectors.kind, vectors.decay) == ("other", False)
     assert all(parameters[name].ndim == 1 for name in vectors.names)
+    listening = make_module(context_attention="full", aligned=True, convolutions=1)
+    matrices = parameter_groups(listening)[0]
+    assert {"lm.aligned.weight", "lm.context_convolutions.blocks.0.outer.weight"} < set(matrices.names)
     module.lm.embeddings.requires_grad_(False)
     assert "lm.embeddings" not in [name for group in parameter_groups(module) for name in group.names]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from stage_cli.errors import UsageError, WeightsError
 
-SAMPLING: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p")
+SAMPLING: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p", "advance")
 """What a model may have its own defaults of."""
 
 
@@ -23,7 +23,8 @@ class GenerationConfig:
         top_p: share of the probability to draw from; 1 means all.
         seed: fixes the output. Variation i (counted from 0) draws with seed + i.
         variations: stems to write for one context, together in one batch.
-        advance: share of the model's window by which windows move over a longer context.
+        advance: share of the model's window by which windows move over a longer context; what is left of a window is
+            the model's memory of what it played.
     """
 
     guidance: float = 3.0
@@ -41,11 +42,11 @@ class GenerationConfig:
         _within("--top-p", self.top_p, 0, 1, above=True)
         _within("--seed", self.seed, 0, 2**62)
         _within("--variations", self.variations, 1, 64)
-        _within("advance", self.advance, 0, 1, above=True)
+        _within("--advance", self.advance, 0, 1, above=True)
 
     @property
     def sampling(self) -> dict[str, float]:
-        """How tokens are drawn, but for the seed."""
+        """How tokens are drawn, but for the seed: what a model may have its own defaults of."""
         return {name: value for name, value in asdict(self).items() if name in SAMPLING}
 
     def for_model(self, sampling: Mapping[str, float], chosen: Collection[str]) -> GenerationConfig:

@@ -10,6 +10,7 @@ from stage_cli.errors import WeightsError
 
 POSITIONS: tuple[str, ...] = ("absolute", "restart")
 CONTEXT_ATTENTIONS: tuple[str, ...] = ("causal", "full")
+MOST_CONVOLUTIONS = 12
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class LanguageModelConfig:
             directions. Not for imported weights.
         aligned_context: each step of the target also gets, through a linear, what the layers make of the context
             that sounds with the frame that it predicts. Not for imported weights.
+        context_convolutions: how many convolutions run over the context's embeddings before the layers, each with twice
+            the dilation of the one before; only with `context_attention = "full"`. Not for imported weights.
     """
 
     codebooks: int = 4
@@ -45,6 +48,7 @@ class LanguageModelConfig:
     positions: str = "absolute"
     context_attention: str = "causal"
     aligned_context: bool = False
+    context_convolutions: int = 0
 
     def __post_init__(self) -> None:
         for name in ("codebooks", "codebook_size", "dimension", "layers", "heads", "feed_forward"):
@@ -75,6 +79,13 @@ class LanguageModelConfig:
             raise WeightsError(
                 f"lm.aligned_context = {self.aligned_context!r} in the model's config",
                 why="it must be true or false, and false for a model without a separator",
+            )
+        count = self.context_convolutions
+        allowed = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_CONVOLUTIONS
+        if not allowed or (count and not both_ways):
+            raise WeightsError(
+                f"lm.context_convolutions = {count!r} in the model's config",
+                why=f'it must be a whole number up to {MOST_CONVOLUTIONS}, and 0 unless lm.context_attention is "full"',
             )
         if self.dimension % self.heads or self.dimension % 2:
             raise WeightsError(
@@ -118,7 +129,10 @@ class LanguageModelConfig:
         D = self.dimension
         layer = 4 * D * D * (1 if self.text_dimension is None else 2) + 2 * D * self.feed_forward
         aligned = 2 * self.codebooks * D * D if self.aligned_context else 0
-        return self.layers * layer + aligned + self.codebooks * D * (self.vocabulary + self.codebook_size)
+        convolutions = self.context_convolutions * 2 * D * D
+        return (
+            self.layers * layer + aligned + convolutions + self.codebooks * D * (self.vocabulary + self.codebook_size)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

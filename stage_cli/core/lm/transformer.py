@@ -7,7 +7,7 @@ As published, context and target are one causal sequence. With an option of the 
 (`LanguageModelConfig.reads_context_first`) they are two: the layers run over the context, then over the rest, which
 attends to the context's keys and values and can be given its hidden states.
 
-Linears have no bias, so zero text vectors would add exactly nothing: rows without text skip the cross-attention.
+Linears have no bias: zero text vectors would add exactly nothing, so rows without text skip the cross-attention.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.context_convolutions import ContextConvolutions
 from stage_cli.core.lm.cpu_step import run_one_step
 from stage_cli.core.lm.kv_cache import KVCache, common_memory
 from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
@@ -63,6 +64,7 @@ class LanguageModel(nn.Module):
             nn.init.kaiming_normal_(self.embeddings)
         if config.aligned_context:
             self.aligned = linear(2 * K * D, D, quantized=quantized)
+        self.context_convolutions = ContextConvolutions(D, config.context_convolutions, quantized=quantized)
         self.layers = nn.ModuleList(Layer(config, quantized=quantized) for _ in range(config.layers))
         self.norm = nn.LayerNorm(D)
         self.output_heads = linear(D, K * config.codebook_size, quantized=quantized)
@@ -136,7 +138,7 @@ class LanguageModel(nn.Module):
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
             mask: see `Layer.forward`; None is causal.
             text_mask: see `Layer.forward`.
-            heard: `[B, S, D]` of `hear`, or None.
+            heard: `[B, S, D]` to be added to the embeddings, or None.
 
         Returns:
             `[B, S, D]`, before the last norm.
@@ -166,7 +168,7 @@ class LanguageModel(nn.Module):
         """
         causal = self.config.context_attention == "causal"
         mask = None if bool(attended.all()) else attention_mask(attended, 0 if causal else attended.shape[1])
-        x, past = self.embed(tokens, positions), []
+        x, past = self.embed(tokens, positions) + self.context_convolutions(self._summed(tokens), attended), []
         for layer in self._layers():
             x, keys_values = layer(x, mask, text, text_mask, causal=causal)
             past.append(keys_values)
@@ -250,33 +252,32 @@ class LanguageModel(nn.Module):
         """
         both_ways = context_steps if self.config.context_attention == "full" else 0
         mask = None if both_ways == 0 and bool(attended.all()) else attention_mask(attended, both_ways)
-        heard = None
+        context, rest = tokens[:, :, :context_steps], tokens.shape[2] - context_steps
+        added = F.pad(self.context_convolutions(self._summed(context), attended[:, :context_steps]), (0, 0, 0, rest))
         if self.config.aligned_context:
-            read = self._states(self.hidden(tokens, positions, text, mask=mask), tokens)[:, :context_steps]
-            own = attended[:, :context_steps].sum(dim=1)
-            heard = F.pad(self.hear(read, own, tokens.shape[2] - context_steps), (0, 0, context_steps, 0))
-        return self.logits(self.hidden(tokens, positions, text, mask=mask, heard=heard))
+            states = self.hidden(tokens, positions, text, mask=mask, heard=added)[:, :context_steps]
+            heard = self.hear(self._states(states, context), attended[:, :context_steps].sum(dim=1), rest)
+            added = added + F.pad(heard, (0, 0, context_steps, 0))
+        return self.logits(self.hidden(tokens, positions, text, mask=mask, heard=added))
 
     def attach_text(self, cache: KVCache, text: Tensor) -> None:
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
     def advance(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None = None) -> Tensor:
-        """Feed the next s steps of every row, after what the caches hold.
+        """Feed the next s steps of every row, after what the caches hold: logits of the last, `[R, K, codes]` fp32.
 
         Args:
             tokens: `[R, K, s]`, delayed; the rows of the caches one cache after the other, R = sum of their rows.
             caches: they grow by s steps. No step in them is masked: masked steps are simply never fed.
             heard: `[R, s, D]` of `hear`, or None.
-
-        Returns:
-            Logits of the last of the s steps, `[R, K, codebook_size]` fp32.
         """
         return self.logits(self._feed(tokens, caches, heard)[:, -1:])[:, :, 0]
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Feed a context's steps into an empty cache; as `advance`, but returns what `hear` reads, `[R, s, 2 · D]`."""
-        x = self._feed(tokens, [cache], None, causal=self.config.context_attention == "causal")
+        found = self.context_convolutions(self._summed(tokens))
+        x = self._feed(tokens, [cache], found, causal=self.config.context_attention == "causal")
         return self._states(x, tokens)
 
     def _feed(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None, *, causal: bool = True) -> Tensor:

@@ -18,9 +18,11 @@ from stage_cli.core.weights.saving import save_tensors
 from stage_cli.core.weights.tensors import SCALE_SUFFIX, check_finite
 from stage_cli.errors import WeightsError
 
-Packing = Literal["float16", "int8"]
+Packing = Literal["float16", "int8", "int8-decoder"]
+"""How matrices are stored; "int8-decoder": a codec's decoder as int8, all that tokens depend on as float16."""
 
-LOG_MAGNITUDE_BIAS = "codec.decoder.output.bias"
+DECODER = "codec.decoder."
+LOG_MAGNITUDE_BIAS = f"{DECODER}output.bias"
 """Of a spectral codec's decoder: its first numbers, one a bin, are added to the logarithms of all magnitudes."""
 
 
@@ -93,7 +95,8 @@ def _packed(tensors: Iterator[tuple[str, Tensor]], packing: Packing) -> Iterator
     for name, tensor in tensors:
         check_finite(name, tensor)
         is_matrix = tensor.ndim > 1 and not name.endswith("codebooks")
-        if packing == "int8" and is_matrix and tensor.is_floating_point():
+        rounds = packing == "int8" or (packing == "int8-decoder" and name.startswith(DECODER))
+        if rounds and is_matrix and tensor.is_floating_point():
             rounded, scale = quantize_rows(tensor)
             yield name, rounded
             yield name + SCALE_SUFFIX, scale

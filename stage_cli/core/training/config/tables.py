@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stage_cli.core.codec.config import CodecConfig
 from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.lm.config import CONTEXT_ATTENTIONS, POSITIONS, LanguageModelConfig
+from stage_cli.core.lm.config import CONTEXT_ATTENTIONS, MOST_CONVOLUTIONS, POSITIONS, LanguageModelConfig
 from stage_cli.core.training.config.checks import check, check_choice, check_switch, check_whole, contradiction, shown
 from stage_cli.core.training.config.codec import CodecTrainConfig, read_shape
 from stage_cli.core.training.config.model import ModelConfig
@@ -144,6 +144,7 @@ def _language_model(values: object) -> LanguageModelConfig:
     content["text_dimension"] = content["text_dimension"] or None
     check_switch("model.lm.separator", content.get("separator", True))
     check_switch("model.lm.aligned_context", content.get("aligned_context", False))
+    check_whole("model.lm.context_convolutions", content.get("context_convolutions", 0), 0, MOST_CONVOLUTIONS)
     check_choice("model.lm.positions", content.get("positions", "absolute"), POSITIONS)
     check_choice("model.lm.context_attention", content.get("context_attention", "causal"), CONTEXT_ATTENTIONS)
     dimension = content.get("dimension", LanguageModelConfig.dimension)

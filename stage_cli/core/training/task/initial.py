@@ -42,7 +42,7 @@ class InitialWeights(TensorFile):
         shape = self.shapes[name]
         if len(shape) == 1:
             return torch.ones(shape) if name.endswith("norm.weight") else torch.zeros(shape)
-        if name == "lm.aligned.weight":
+        if name == "lm.aligned.weight" or name.endswith(".outer.weight"):
             return torch.zeros(shape)  # the model starts as it is without
         generator = torch.Generator().manual_seed(self._seeds[name])
         tensor = torch.randn(shape, generator=generator) * self._deviation(name, shape)
@@ -55,5 +55,7 @@ class InitialWeights(TensorFile):
             return math.sqrt(0.5 / self._config.codebooks)
         if name == "lm.output_heads.weight":
             return _FIRST_LOGITS / math.sqrt(shape[1])
+        if name.endswith(".kernel"):
+            return 1 / math.sqrt(shape[2])
         scale = math.sqrt(2 * self._config.layers) if _RESIDUAL.fullmatch(name) else 1.0
         return 1 / (math.sqrt(shape[1]) * scale)

@@ -64,7 +64,7 @@ class StemModule(nn.Module):
         if self.listening is None or not self.training:
             losses = codebook_losses(self.target_logits(batch), batch.target)
             return {"loss": (losses * self.codebook_weights).sum(), "codebook_losses": losses.detach()}
-        logits, context = self._after_context(batch)
+        logits, context = self.after_context(batch)
         losses = codebook_losses(logits, batch.target)
         labels = batch.labels
         if labels is None:
@@ -79,7 +79,7 @@ class StemModule(nn.Module):
         At [b, j, k] stands what predicts frame j − k of codebook k; where j < k, what is given already.
         """
         if self.lm.config.reads_context_first:
-            return self._after_context(batch)[0]
+            return self.after_context(batch)[0]
         tokens, first_outputs = training_sequence(batch, self.lm.config)
         positions = torch.arange(tokens.shape[2], device=tokens.device)[None]
         if self.lm.config.restarts:
@@ -93,7 +93,7 @@ class StemModule(nn.Module):
         learned = x.gather(1, outputs[..., None].expand(-1, -1, x.shape[2]))
         return self.lm.logits(learned).transpose(1, 2)
 
-    def _after_context(self, batch: TokenBatch) -> tuple[Tensor, ReadContext]:
+    def after_context(self, batch: TokenBatch) -> tuple[Tensor, ReadContext]:
         """Return what `target_logits` does, and the context as it was read, for a model that reads that first."""
         config = self.lm.config
         tokens, attended, positions = delayed_sequence(batch.context, batch.seen_target(config.pad), config)
