@@ -14,6 +14,7 @@ from stage_cli.cli.options import (
     DeviceOption,
     GuidanceOption,
     JsonOption,
+    LookaheadOption,
     OfflineOption,
     PrecisionOption,
     TemperatureOption,
@@ -84,6 +85,7 @@ def evaluate(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     advance: AdvanceOption = None,
+    lookahead: LookaheadOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -96,7 +98,9 @@ def evaluate(
     """
     if out is None:
         raise UsageError("--out is missing", next_step="name a folder for the report: --out report")
-    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance)
+    drawn = chosen_sampling(
+        guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
+    )
     kind, folder = _context(context, has_data=bool(data))
     config = EvaluationConfig(
         out=out,

@@ -16,6 +16,7 @@ from stage_cli.cli.options import (
     DeviceOption,
     GuidanceOption,
     JsonOption,
+    LookaheadOption,
     OfflineOption,
     PrecisionOption,
     TemperatureOption,
@@ -92,6 +93,7 @@ def generate(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     advance: AdvanceOption = None,
+    lookahead: LookaheadOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
@@ -103,7 +105,9 @@ def generate(
 
     stage generate --context mix.wav --stem drums
     """
-    drawn = chosen_sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance)
+    drawn = chosen_sampling(
+        guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
+    )
     config = GenerationConfig(seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations, **drawn)
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests

@@ -41,6 +41,13 @@ AdvanceOption = Annotated[
         help=f"Share of a window that is new; the rest is remembered. The model's own, or {_DRAW.advance:g}.",
     ),
 ]
+LookaheadOption = Annotated[
+    float | None,
+    typer.Option(
+        "--lookahead",
+        help=f"Share of a window that is heard and played in the next. The model's own, or {_DRAW.lookahead:g}.",
+    ),
+]
 
 
 def chosen_sampling(**options: float | None) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class StageConfig:
         window_seconds: longest context, and longest target, that the model was trained with.
         licence: of the weights, as their authors state it.
         base: where the weights come from.
-        sampling: what the model is drawn with by default, of `guidance`, `temperature`, `top_k`, `top_p` and
-            `advance`; what is left out is `GenerationConfig`'s.
+        sampling: what the model is drawn with by default, of `guidance`, `temperature`, `top_k`, `top_p`,
+            `advance` and `lookahead`; what is left out is `GenerationConfig`'s.
         metronome_sampling: what of that is different where the context is a metronome track.
         note: what whoever uses it should know, told with each run; "" is nothing.
     """

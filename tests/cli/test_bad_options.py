@@ -19,6 +19,7 @@ NUMBERS = [
     ("--top-k", ("-1", "99999999999999999999"), "is not possible.*allowed: 0 to 1000000"),
     ("--top-p", ("0", "-1", "1.1", "nan", "inf"), "is not possible.*allowed: more than 0 and at most 1"),
     ("--advance", ("0", "-1", "1.1", "nan", "inf"), "is not possible.*allowed: more than 0 and at most 1"),
+    ("--lookahead", ("-0.1", "1.1", "nan", "inf"), "is not possible.*allowed: 0 to 1"),
     ("--variations", ("0", "-3", "65", "99999999999999999999"), "is not possible.*allowed: 1 to 64"),
     ("--seed", ("-1", "99999999999999999999"), "is not possible.*allowed: 0 to"),
     ("--start", ("-0.1", "nan", "inf"), "cannot be.*give the seconds to skip, 0 or more"),
@@ -61,8 +62,8 @@ def test_a_number_out_of_range_for_a_metronome(
 @pytest.mark.parametrize(
     "option",
     [
-        "--guidance", "--temperature", "--top-k", "--top-p", "--advance", "--variations", "--seed", "--start",
-        "--duration", "--bpm", "--beats-per-bar", "--offset",
+        "--guidance", "--temperature", "--top-k", "--top-p", "--advance", "--lookahead", "--variations", "--seed",
+        "--start", "--duration", "--bpm", "--beats-per-bar", "--offset",
     ],
 )  # fmt: skip
 def test_a_word_is_no_number(refused: Refused, option: str) -> None:

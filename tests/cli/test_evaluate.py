@@ -53,7 +53,7 @@ def test_a_report(evaluate: Stage, tmp_path: Path) -> None:
     assert (report["schema_version"], report["stem"], report["seed"]) == (1, "drums", 0)
     assert report["settings"]["guidance"] == "the model's own"
     tiny = next(system for system in report["systems"] if system["title"] == "tiny")
-    drawn = {"guidance": 3.0, "temperature": 1.0, "top_k": 250, "top_p": 1.0, "advance": 0.5}
+    drawn = {"guidance": 3.0, "temperature": 1.0, "top_k": 250, "top_p": 1.0, "advance": 0.5, "lookahead": 0.0}
     assert drawn.items() <= tiny["model"].items()
     assert report["settings"]["data"] == ["songs"]
     assert report["hardware"]["device"] == "cpu"

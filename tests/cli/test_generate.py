@@ -376,6 +376,18 @@ def test_advance(generate: Stage, write_music: Write) -> None:
     assert not np.array_equal(default, all_new)
 
 
+def test_lookahead(generate: Stage, write_music: Write) -> None:
+    context = write_music(seconds=2.0)
+    for name, options in (("default", ()), ("none", ("--lookahead", 0)), ("ahead", ("--lookahead", 0.25))):
+        generate(context, "--seed", 1, *options, "--output", f"{name}.wav")
+    default, none, ahead = (read_wav(f"{name}.wav") for name in ("default", "none", "ahead"))
+    assert np.array_equal(default, none)
+    # The first window (of 1 s) writes 0.75 s; what follows was made with more of the context behind it.
+    ahead *= default[0] / ahead[0]  # each was turned down by itself
+    assert np.allclose(default[:20000], ahead[:20000], rtol=0, atol=1e-5)
+    assert not np.allclose(default[40000:], ahead[40000:], rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize("seconds", [1.0, 1.01, 1.5, 4.3])
 def test_contexts_longer_than_a_window(generate: Stage, write_music: Write, seconds: float) -> None:
     # The model's window is 1 s, and it advances by half of it: 4.3 s take eight.

@@ -37,6 +37,9 @@ def test_the_defaults_are_stages() -> None:
         ("variations", 65, "--variations 65 is not possible"),
         ("advance", 0, "advance 0 is not possible"),
         ("advance", 1.5, r"advance 1\.5 is not possible"),
+        ("lookahead", -0.1, r"lookahead -0\.1 is not possible · allowed: 0 to 1"),
+        ("lookahead", math.nan, "lookahead nan is not possible"),
+        ("lookahead", 0.6, r"--advance 0\.5 and --lookahead 0\.6 are more .* · --advance 0\.5 --lookahead 0\.5, or"),
     ],
 )
 def test_values_that_cannot_be(field: str, value: float, message: str) -> None:
@@ -50,6 +53,8 @@ def test_the_largest_values_that_can_be() -> None:
         guidance=100, temperature=10, top_k=1_000_000, top_p=1, seed=2**62, variations=64, advance=1
     )
     assert config.seed + config.variations < 2**63  # what a generator's seed may be
+    for advance in (0.1, 0.7, 0.9):
+        assert GenerationConfig(advance=advance, lookahead=1 - advance).lookahead == 1 - advance
 
 
 def test_configs_import_no_torch() -> None:

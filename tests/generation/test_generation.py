@@ -191,6 +191,22 @@ def test_a_song_is_its_windows(lm: LanguageModel, total: int) -> None:
     assert torch.equal(song(lm, context, config, text=a_text()), written)
 
 
+@pytest.mark.parametrize("total", [7, 12, 13, 18, 31])
+def test_a_song_whose_windows_look_ahead(lm: LanguageModel, total: int) -> None:
+    """Windows of 12: moved by 3, 6 frames before what is new and 3 after it; ends written by hand."""
+    config, context = GenerationConfig(seed=4, advance=0.25, lookahead=0.25), codes(total, 1)
+    uniforms = uniform_numbers(4, 1, K, total)
+    ends = {7: [7], 12: [12], 13: [9, 13], 18: [9, 12, 18], 31: [9, 12, 15, 18, 21, 24, 27, 31]}[total]
+    written = context[:, :, :0]
+    for end in ends:
+        done = written.shape[2]
+        start = max(0, min(done - 6, total - WINDOW))
+        heard = context[:, :, start : start + WINDOW]
+        window = plain_loop(lm, heard, written[:, :, start:], uniforms[:, :, start:end], config, a_text())
+        written = torch.cat([written[:, :, :start], window], dim=2)
+    assert torch.equal(song(lm, context, config, text=a_text()), written)
+
+
 @pytest.mark.parametrize("known_frames", [1, 6, 12, 17, 30])
 def test_a_continuation_is_kept(lm: LanguageModel, known_frames: int) -> None:
     context, known = codes(30, 1), codes(known_frames, 2)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from stage_cli.errors import UsageError, WeightsError
 
-SAMPLING: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p", "advance")
+SAMPLING: tuple[str, ...] = ("guidance", "temperature", "top_k", "top_p", "advance", "lookahead")
 """What a model may have its own defaults of."""
 
 
@@ -25,6 +25,7 @@ class GenerationConfig:
         variations: stems to write for one context, together in one batch.
         advance: share of the model's window by which windows move over a longer context; what is left of a window is
             the model's memory of what it played.
+        lookahead: share of the window, at its end, that is heard and left to the next window to write.
     """
 
     guidance: float = 3.0
@@ -34,6 +35,7 @@ class GenerationConfig:
     seed: int = 0
     variations: int = 1
     advance: float = 0.5
+    lookahead: float = 0.0
 
     def __post_init__(self) -> None:
         _within("--guidance", self.guidance, 0, 100)
@@ -43,6 +45,13 @@ class GenerationConfig:
         _within("--seed", self.seed, 0, 2**62)
         _within("--variations", self.variations, 1, 64)
         _within("--advance", self.advance, 0, 1, above=True)
+        _within("--lookahead", self.lookahead, 0, 1)
+        if self.advance + self.lookahead > 1 + 1e-9:
+            raise UsageError(
+                f"--advance {self.advance:g} and --lookahead {self.lookahead:g} are more than the window",
+                why="what is new in a window and what is only heard must fit into it: together at most 1",
+                next_step=f"--advance {self.advance:g} --lookahead {1 - self.advance:g}, or less",
+            )
 
     @property
     def sampling(self) -> dict[str, float]:

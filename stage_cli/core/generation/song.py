@@ -49,7 +49,7 @@ def generate_song(
     Args:
         lm: the language model.
         context: `[1, K, T]` codes on the model's device.
-        config: guidance, sampling, variations, advance.
+        config: guidance, sampling, variations, advance, lookahead.
         window: frames of the model's window.
         continuation: `[1, K, Tk]` target codes with which every variation starts, or None.
         piece: most frames to yield at once, in the middle of a window, too; None yields whole windows. The codes are
@@ -69,12 +69,13 @@ def generate_song(
         yield written[:, :, :done]
     uniforms = uniform_numbers(config.seed, config.variations, K, total).to(context.device)
     advance = max(1, round(window * config.advance))
-    for part in plan_windows(total, window, advance, done):
+    lookahead = min(round(window * config.lookahead), window - advance)
+    for part in plan_windows(total, window, advance, done, lookahead=lookahead):
         pieces = decode_pieces(
             lm,
             context[:, :, part.start : part.end],
             written[:, :, part.start : part.start + part.kept],
-            uniforms[:, :, part.start : part.end],
+            uniforms[:, :, part.start : part.written],
             config,
             piece=window if piece is None else piece,
             text=text,

@@ -1,4 +1,7 @@
-"""Windows over a context longer than the model's: each continues the tokens written so far, and none is rewritten."""
+"""Windows over a context longer than the model's: each continues the tokens written so far, and none is rewritten.
+
+A window may hear further than it writes: what is played at its end then fits what comes next, too.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,51 @@ class Window:
 
     Attributes:
         start: first frame.
-        length: frames of context and target in this window.
-        kept: frames at its start whose tokens are already written; the others are generated.
+        length: frames of context in this window.
+        kept: frames at its start whose tokens are already written.
+        target: frames whose tokens are written after it, the kept ones included; the others of its context are only
+            heard.
     """
 
     start: int
     length: int
     kept: int
+    target: int
 
     @property
     def end(self) -> int:
-        """The frame after the last."""
+        """The frame after the last that is heard."""
         return self.start + self.length
 
+    @property
+    def written(self) -> int:
+        """The frame after the last that is written."""
+        return self.start + self.target
 
-def plan_windows(total: int, window: int, advance: int, done: int = 0) -> Iterator[Window]:
+
+def plan_windows(total: int, window: int, advance: int, done: int = 0, *, lookahead: int = 0) -> Iterator[Window]:
     """Cover frames [done, total) with windows.
 
-    All windows but a short song's only one have the model's full length; the last ends exactly at the end of the song,
-    so it keeps more and generates less.
+    All windows but a short song's only one have the model's full length; the last ends exactly at the end of the song
+    and is written to its end.
 
     Args:
         total: frames of the song.
         window: frames of the model's window.
-        advance: frames by which windows move, 1 to `window`. The first window generates all its frames.
+        advance: frames by which windows move, 1 to `window − lookahead`.
         done: frames at the start that exist already (a continuation).
+        lookahead: frames at a window's end that it hears and leaves to the next.
 
     Raises:
         ValueError: sizes that make no progress.
     """
-    if window < 1 or not 1 <= advance <= window:
-        raise ValueError(f"a window of {window} frames cannot advance by {advance}")
+    if lookahead < 0 or not 1 <= advance <= window - lookahead:
+        beyond = f" and look ahead by {lookahead}" if lookahead else ""
+        raise ValueError(f"a window of {window} frames cannot advance by {advance}{beyond}")
     while done < total:
         # Behind `done` lies as much of the past as a moved window keeps; at the song's end, more.
-        start = max(0, min(done - (window - advance), total - window))
+        start = max(0, min(done - (window - lookahead - advance), total - window))
         length = min(window, total - start)
-        yield Window(start, length, done - start)
-        done = start + length
+        part = Window(start, length, done - start, length - (lookahead if start + length < total else 0))
+        yield part
+        done = part.written

@@ -53,8 +53,8 @@ class EvaluationConfig:
         cocola: checkpoint for the COCOLA score.
         tracker: of beats.
         generation: guidance, sampling, and the seed of everything that is drawn.
-        chosen: which of guidance, temperature, top_k, top_p and advance hold for all models; each model's own default
-            goes before the others. None is all of them.
+        chosen: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
+            own default goes before the others. None is all of them.
         device: as `stage generate --device`.
         precision: as `stage generate --precision`.
         offline: use only files that are on this machine.
