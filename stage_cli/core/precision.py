@@ -84,6 +84,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has arithmetic for bfloat16; a CPU without it takes many times as long as in float32."""
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def choose_runtime(device: str, precision: str, *, parameters: int, multiple_of_32: bool) -> Runtime:
     """Choose device and precision for a language model.
 

@@ -12,6 +12,7 @@ from torch import nn
 from stage_cli.core.training.config.train import TrainConfig
 from stage_cli.core.training.engine import gradients
 from stage_cli.core.training.engine.average import WeightAverage
+from stage_cli.core.training.engine.float32_muon import orthogonal
 from stage_cli.core.training.engine.optimizers import Optimizers
 from stage_cli.core.training.engine.schedules import learning_rate_share
 from stage_cli.core.training.engine.task import ParameterGroup
@@ -85,10 +86,14 @@ def test_adamw_is_torchs_with_decay_for_those_groups_that_have_it() -> None:
         assert parameter.grad is None
 
 
-def test_muon_moves_the_matrices_and_adamw_the_rest() -> None:
+@pytest.mark.parametrize("quick", [True, False], ids=["bfloat16", "float32"])
+def test_muon_moves_the_matrices_and_adamw_the_rest(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor without arithmetic for bfloat16 Muon works in float32: torch's, but for its rounding."""
+    monkeypatch.setattr("stage_cli.core.training.engine.optimizers.computes_bfloat16", lambda device: quick)
     config = TrainConfig(steps=5, optimizer="muon", muon_learning_rate=0.02, learning_rate=0.003, weight_decay=0.0)
     ours, theirs = small(), small()
     optimizers = Optimizers(config, parameters_of(ours), GROUPS)
+    assert (type(optimizers.members["muon"]) is torch.optim.Muon) == quick
     assert optimizers.learning_rates(1) == {"adamw": 0.003, "muon": 0.02}
     named = parameters_of(theirs)
     muon = torch.optim.Muon([named["0.weight"], named["1.weight"]], lr=0.02, weight_decay=0.0)
@@ -99,8 +104,21 @@ def test_muon_moves_the_matrices_and_adamw_the_rest() -> None:
         optimizers.step(step)
         muon.step()
         adamw.step()
+    rounding = {} if quick else {"rtol": 0.0, "atol": 0.02 * 0.05}  # of three steps of 0.02, one in twenty of one
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter, named[name])
+        torch.testing.assert_close(parameter, named[name], **rounding)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6), (1, 9)])
+def test_an_update_of_muon_is_orthogonal(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    update = orthogonal(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    assert update.shape == shape
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.linalg.svdvals(update)
+    assert 0.6 < values.min() <= values.max() < 1.3
+    assert (left.T @ update @ right.T - torch.diag((left.T @ update @ right.T).diag())).abs().max() < 1e-4
+    assert (left.T @ update @ right.T).diag().min() > 0.6  # the same directions, none turned round
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

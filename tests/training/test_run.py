@@ -24,7 +24,16 @@ from stage_cli.core.training.config import (
     load_config,
     to_toml,
 )
-from stage_cli.core.training.engine.events import Event, Finished, Interrupted, Preparing, Saved, Started, Stepped
+from stage_cli.core.training.engine.events import (
+    Event,
+    Finished,
+    Interrupted,
+    Noted,
+    Preparing,
+    Saved,
+    Started,
+    Stepped,
+)
 from stage_cli.core.training.engine.lock import locked
 from stage_cli.core.training.run import TrainingResult, identity, train
 from stage_cli.core.training.task.stem_task import StemTask
@@ -48,6 +57,19 @@ def whole(
     config = run_config(songs, tiny_model_dir, tmp_path_factory.mktemp("runs") / "whole")
     events: list[Event] = []
     return config, train(config, on_event=events.append), events
+
+
+def test_a_precision_that_the_processor_has_not_is_told(
+    songs: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage_cli.core.training.engine.processes.computes_bfloat16", lambda device: False)
+    config = run_config(songs, tiny_model_dir, tmp_path / "run")
+    config = replace(config, run=replace(config.run, precision="bfloat16"), train=replace(config.train, steps=1))
+    events: list[Event] = []
+    train(config, on_event=events.append)
+    noted = [event.text for event in events if isinstance(event, Noted)]
+    assert "no arithmetic for bfloat16, which would take it many times as long: float32 instead" in noted[0]
+    assert len(noted) == 1
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stage_cli.core.precision import computes_bfloat16
 from stage_cli.core.training.config.train import TrainConfig
+from stage_cli.core.training.engine.float32_muon import Float32Muon
 from stage_cli.core.training.engine.schedules import learning_rate_share
 from stage_cli.core.training.engine.task import ParameterGroup
 
@@ -116,4 +118,6 @@ class Optimizers:
         flat = [name for group in share for name in group.names if self.parameters[name].ndim != 2]
         if flat:
             raise ValueError(f"no matrices: {', '.join(flat)}")
-        return torch.optim.Muon(self._groups(share), lr=self.config.muon_learning_rate)
+        quick = all(computes_bfloat16(parameter.device) for parameter in self.parameters.values())
+        kind = torch.optim.Muon if quick else Float32Muon
+        return kind(self._groups(share), lr=self.config.muon_learning_rate)
