@@ -10,17 +10,24 @@ import sys
 from pathlib import Path
 
 _PROCESSOR = Path("/proc/cpuinfo")
+_ARITHMETIC = {"avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _STATUS = Path("/proc/self/status")
 
 
 def processor() -> str:
-    """Return the processor's name, as its maker calls it where the system knows that."""
+    """Return the processor's name, as its maker calls it where the system knows that, and its widest arithmetic.
+
+    Machines of a cloud bear one name and compute at very different speeds: "AMD EPYC (AVX2)".
+    """
     try:
-        match = re.search(r"^model name\s*:\s*(.+)$", _PROCESSOR.read_text(encoding="utf-8"), re.MULTILINE)
-        if match is not None:
-            return match[1].strip()
+        text = _PROCESSOR.read_text(encoding="utf-8")
     except OSError:
-        pass
+        text = ""
+    if match := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+        flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+        known = flags[1].split() if flags else []
+        widest = next((f" ({name})" for flag, name in _ARITHMETIC.items() if flag in known), "")
+        return match[1].strip() + widest
     return _told_by_macos() or platform.processor() or platform.machine()
 
 

@@ -68,6 +68,9 @@ def test_the_processor_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     info.write_text("processor\t: 0\nmodel name\t: A Chip @ 3 GHz\n\nmodel name\t: Another\n")
     monkeypatch.setattr(machine, "_PROCESSOR", info)
     assert machine.processor() == "A Chip @ 3 GHz"
+    for flags, widest in (("sse2 avx", ""), ("fma avx2", " (AVX2)"), ("avx2 avx512f", " (AVX-512)")):
+        info.write_text(f"processor\t: 0\nmodel name\t: A Chip\nflags\t\t: fpu {flags} sse\n")
+        assert machine.processor() == "A Chip" + widest
     monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "none")
     assert machine.processor()
 

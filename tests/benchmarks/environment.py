@@ -7,8 +7,6 @@ import platform
 from datetime import date
 from importlib.metadata import version
 
-import torch
-
 from stage_cli.core.machine import processor
 
 
@@ -16,5 +14,4 @@ def describe(*packages: str) -> str:
     """Date, processor, cores, and versions (of torch and transformers, if no others are named): a table's head."""
     names = ("stage-cli", *(packages or ("torch", "transformers")))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    can = f"{processor()} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores"
-    return f"{date.today()} · {can} · Python {platform.python_version()}, {versions}"
+    return f"{date.today()} · {processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
