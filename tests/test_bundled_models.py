@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
@@ -14,6 +15,7 @@ from stage_cli.core.accompaniment.request import Request
 from stage_cli.core.evaluation.detection.onsets import find_onsets
 from stage_cli.core.evaluation.metrics.onsets import onset_f
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.lm.prefix import delayed_sequence
 from stage_cli.core.model import StageModel
 from stage_cli.core.weights.bundled import ASSETS, bundled_name, bundled_stems
 
@@ -35,6 +37,19 @@ def test_there_are_drums_and_they_are_small() -> None:
         model = StageModel.from_pretrained(bundled_name(stem) or "", device="cpu", offline=True)
         assert model.config.stem == stem
         assert model.config.licence == "MIT"
+
+
+@pytest.mark.parametrize("stem", bundled_stems())
+def test_int8_says_what_float32_says(stem: str) -> None:
+    """Their weights are stored as int8: only activations are rounded, to two bytes."""
+    name, logits = bundled_name(stem) or "", {}
+    codes = torch.randint(1024, (2, 1, 4, 100), generator=torch.Generator().manual_seed(0))
+    for precision in ("float32", "int8"):
+        model = StageModel.from_pretrained(name, device="cpu", precision=precision, offline=True)
+        with torch.inference_mode():
+            logits[precision] = model.lm(*delayed_sequence(*codes, model.config.lm), context_steps=101)
+    difference = (logits["int8"] - logits["float32"]).pow(2).mean().sqrt()
+    assert 0 < difference < 0.002 * logits["float32"].pow(2).mean().sqrt()
 
 
 def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:

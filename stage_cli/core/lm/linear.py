@@ -138,7 +138,7 @@ class Int8Linear(nn.Module):
         # Else torch asks the packed weights for a `__torch_function__`, and C++ throws and catches that there is none:
         # as much time as all other operations here together.
         with torch._C.DisableTorchFunctionSubclass():
-            products = multiply(bytes_.view(2 * len(x), -1), 1.0, self._steps + 1, self._packed)
+            products = multiply(bytes_.reshape(2 * len(x), -1), 1.0, self._steps + 1, self._packed)
         first, second = products.chunk(2)
         return torch.add(first, second, alpha=0.5 / self._steps).div_(scales[0])
 
