@@ -83,3 +83,14 @@ def test_bass_is_low_and_not_silent(tmp_path: Path) -> None:
         shares.append(power[np.fft.rfftfreq(len(audio), 1 / rate) < 500].sum() / power.sum())
     # Of nine in ten true basses of demo songs it is more than 0.85; the codec adds noise.
     assert np.mean(shares) > 0.65, shares
+
+
+@pytest.mark.parametrize(("chosen", "other"), [({"advance": 0.9}, "lookahead"), ({"lookahead": 0.5}, "advance")])
+def test_one_of_its_windows_settings_can_be_typed_alone(chosen: dict[str, float], other: str) -> None:
+    model = StageModel.from_pretrained("bundled-drums", device="cpu", offline=True)
+    for metronome in (False, True):
+        own = model.config.sampling_for(metronome=metronome)
+        config = GenerationConfig.of_chosen(chosen).for_model(own, chosen)
+        ((name, value),) = chosen.items()
+        assert getattr(config, name) == value
+        assert getattr(config, other) == pytest.approx(min(own[other], 1 - value))

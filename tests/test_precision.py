@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage_cli.core.precision import BYTES_PER_WEIGHT, SMALL_MODEL, Runtime, choose_device, choose_runtime
+from stage_cli.core.precision import (
+    BYTES_PER_WEIGHT,
+    SMALL_MODEL,
+    Runtime,
+    choose_device,
+    choose_runtime,
+    computes_bfloat16,
+)
 from stage_cli.errors import DeviceError, UsageError
 
 CPU = torch.device("cpu")
@@ -112,3 +119,11 @@ def test_int8_is_for_the_cpu() -> None:
     with pytest.raises(UsageError, match=r"--precision int8 is not possible here · it is for the CPU"):
         choose_runtime("cuda", "int8", parameters=10**9, multiple_of_32=True)
     assert choose_runtime("cuda", "float16", parameters=1, multiple_of_32=False).dtype == torch.float16
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_arithmetic_for_bfloat16_is_asked_of_the_processor(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: there)
+    assert computes_bfloat16(torch.device("cpu")) is there
+    assert computes_bfloat16(torch.device("cuda"))

@@ -3,9 +3,10 @@
     uv run python docs/scripts/choose_sampling.py runs/bundled-drums tune --context mix \
         "guidance=2,top_k=40,temperature=0.6" "guidance=3,top_k=40,temperature=0.6"
 
-One clip of 10 s of each song; "mix" is all of its other stems. Printed for each setting: Onset F against the song's own
-beats and against the next song's, for pitched stems chroma similarity to the song's own stem and to the next song's,
-the median difference of level, and how many clips are silent. `stage evaluate` measures all of this and more, with
+What a setting does not name is the model's own. One clip of 10 s of each song; "mix" is all of its other stems.
+Printed for each setting: Onset F against the song's own beats and against the next song's, for pitched stems chroma
+similarity to the song's own stem and to the next song's, the median difference of level, and how many clips are silent.
+ `stage evaluate` measures all of this and more, with
 intervals; this is quick enough to try many settings. See docs/bundled-models.md.
 """
 
@@ -74,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     model = StageModel.from_pretrained(options.model, device="cpu", precision="float32")
     stem, rate = model.config.stem or "drums", model.config.codec.sample_rate
+    own = model.config.sampling_for(metronome=options.context == "metronome")
     songs = [song for song in find_songs((options.songs,)) if stem in song.stems]
     clips = [clip_of(song, stem, options.context, rate) for song in songs]
     contexts = [model.codec.encode(torch.from_numpy(clip.context)[None, None]) for clip in clips]
@@ -82,7 +84,8 @@ def main() -> None:
         values = {name: int(value) if value.isdigit() else float(value) for name, value in chosen.items()}
         rows = []
         for number, (clip, context) in enumerate(zip(clips, contexts, strict=True)):
-            config = GenerationConfig(**{"seed": 10 * number, "variations": options.variations, **values})
+            seeded = GenerationConfig(seed=10 * number, variations=options.variations)
+            config = seeded.for_model(own | values, ())
             codes = torch.cat(list(generate_song(model.lm, context, config, window=model.config.window_frames)), dim=2)
             other = clips[(number + 1) % len(clips)]
             for audio in model.codec.decode(codes)[:, 0].numpy():

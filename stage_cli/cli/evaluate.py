@@ -123,7 +123,7 @@ def evaluate(
         kad_compatible=kad_compat,
         cocola=cocola,
         tracker=tracker,
-        generation=GenerationConfig(seed=seed, **drawn),
+        generation=GenerationConfig.of_chosen(drawn, seed=seed),
         chosen=tuple(drawn),
         device=device,
         precision=precision,

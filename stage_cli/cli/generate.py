@@ -108,7 +108,9 @@ def generate(
     drawn = chosen_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
-    config = GenerationConfig(seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations, **drawn)
+    config = GenerationConfig.of_chosen(
+        drawn, seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations
+    )
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
     from stage_cli.core.stems import parse_stem

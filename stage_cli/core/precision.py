@@ -5,6 +5,7 @@ The codec is always fp32; on Apple's MPS it stays on the CPU, for there it retur
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -88,6 +89,9 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether a device has arithmetic for bfloat16; a CPU without it takes many times as long as in float32."""
     if device.type != "cpu":
         return True
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN's own answer is yes for every processor with AVX-512, where it emulates what is not there.
+        return torch.cpu._is_avx512_bf16_supported()
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -37,7 +37,8 @@ def test_the_defaults_are_stages() -> None:
         ("variations", 65, "--variations 65 is not possible"),
         ("advance", 0, "advance 0 is not possible"),
         ("advance", 1.5, r"advance 1\.5 is not possible"),
-        ("lookahead", -0.1, r"lookahead -0\.1 is not possible · allowed: 0 to 1"),
+        ("lookahead", -0.1, r"lookahead -0\.1 is not possible · allowed: 0 to 1, but less than 1"),
+        ("lookahead", 1, r"lookahead 1 is not possible · allowed: 0 to 1, but less than 1"),
         ("lookahead", math.nan, "lookahead nan is not possible"),
         ("lookahead", 0.6, r"--advance 0\.5 and --lookahead 0\.6 are more .* · --advance 0\.5 --lookahead 0\.5, or"),
     ],
@@ -55,6 +56,39 @@ def test_the_largest_values_that_can_be() -> None:
     assert config.seed + config.variations < 2**63  # what a generator's seed may be
     for advance in (0.1, 0.7, 0.9):
         assert GenerationConfig(advance=advance, lookahead=1 - advance).lookahead == 1 - advance
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own", "expected"),
+    [
+        # What was typed holds, and the model's own other one makes room.
+        ({"advance": 0.8}, {"advance": 0.65, "lookahead": 0.25}, (0.8, 0.2)),
+        ({"advance": 1.0}, {"advance": 0.65, "lookahead": 0.25}, (1.0, 0.0)),
+        ({"lookahead": 0.4}, {"advance": 0.65, "lookahead": 0.25}, (0.6, 0.4)),
+        ({"lookahead": 0.6}, {}, (0.4, 0.6)),
+        # There is room already: also beside an advance that no model was asked for yet.
+        ({"advance": 0.7}, {"advance": 0.65, "lookahead": 0.25}, (0.7, 0.25)),
+        ({"lookahead": 0.6}, {"advance": 0.3}, (0.3, 0.6)),
+        ({"lookahead": 0.3}, {"advance": 0.65, "lookahead": 0.25}, (0.65, 0.3)),
+        ({"advance": 0.7, "lookahead": 0.3}, {"advance": 0.65, "lookahead": 0.25}, (0.7, 0.3)),
+    ],
+)
+def test_one_of_advance_and_lookahead_makes_room_for_the_other(
+    chosen: dict[str, float], own: dict[str, float], expected: tuple[float, float]
+) -> None:
+    config = GenerationConfig.of_chosen(chosen, seed=3, variations=2).for_model(own, chosen)
+    assert (config.advance, config.lookahead) == pytest.approx(expected)
+    assert (config.seed, config.variations) == (3, 2)
+
+
+def test_both_are_refused_where_neither_may_make_room() -> None:
+    with pytest.raises(UsageError, match=r"--advance 0\.8 and --lookahead 0\.3 are more than the window"):
+        GenerationConfig.of_chosen({"advance": 0.8, "lookahead": 0.3})
+    with pytest.raises(UsageError, match=r"--advance 0\.8 and --lookahead 0\.3 are more than the window"):
+        GenerationConfig().for_model({"advance": 0.8, "lookahead": 0.3}, ())
+    for name, value in (("advance", 1.2), ("advance", 0), ("lookahead", 1), ("lookahead", -0.2)):
+        with pytest.raises(UsageError, match=rf"--{name} {value} is not possible"):
+            GenerationConfig.of_chosen({name: value})
 
 
 def test_configs_import_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers_reference import TEXT
 
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.context_convolutions import ContextConvolutions
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig, read_config
@@ -26,8 +28,9 @@ from stage_cli.core.training.config import (
     ValidateConfig,
 )
 from stage_cli.core.training.estimate import Estimate, estimate
-from stage_cli.core.training.memory import activation_bytes
+from stage_cli.core.training.memory import activation_bytes, convolution_bytes
 from stage_cli.core.training.task.building import build_model
+from stage_cli.core.training.task.groups import parameter_groups
 from stage_cli.errors import UsageError, WeightsError
 
 
@@ -178,12 +181,8 @@ def test_songs_items_and_steps(songs: Path, tiny_model_dir: Path) -> None:
     assert (unvalidated.training_songs, unvalidated.validation_items, unvalidated.items) == (5, 0, 5 * 5 * 3)
 
 
-@pytest.mark.parametrize("text", [None, 48])
-@pytest.mark.parametrize("half", [False, True])
-def test_activations_are_what_a_pass_keeps(text: int | None, half: bool) -> None:
-    """Every tensor that is saved for the gradient, in a pass over layers wide enough for the rest not to matter."""
-    B, S = 2, 150
-    lm = LanguageModel(LanguageModelConfig(4, 32, 128, 6, 4, 512, text))
+def kept_by(run: Callable[[], object], weights: Iterable[torch.Tensor], *, half: bool) -> int:
+    """Bytes of every tensor that a pass saves for the gradient, but for the weights."""
     kept: dict[int, int] = {}
     alive = []
 
@@ -193,18 +192,39 @@ def test_activations_are_what_a_pass_keeps(text: int | None, half: bool) -> None
         alive.append(tensor)  # so that no address is used twice
         return tensor
 
-    tokens = torch.zeros(B, 4, S, dtype=torch.int64)
-    vectors = None if text is None else torch.zeros(B, 3, 128)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
-        lm.hidden(tokens, torch.arange(S)[None], vectors)
-    for weight in lm.parameters():
+        run()
+    for weight in weights:
         kept.pop(weight.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("text", [None, 48])
+@pytest.mark.parametrize("half", [False, True])
+def test_activations_are_what_a_pass_keeps(text: int | None, half: bool) -> None:
+    """In a pass over layers wide enough for the rest not to matter."""
+    B, S = 2, 150
+    lm = LanguageModel(LanguageModelConfig(4, 32, 128, 6, 4, 512, text))
+    tokens = torch.zeros(B, 4, S, dtype=torch.int64)
+    vectors = None if text is None else torch.zeros(B, 3, 128)
+    kept = kept_by(lambda: lm.hidden(tokens, torch.arange(S)[None], vectors), lm.parameters(), half=half)
     copies = 2 * sum(weight.numel() for weight in lm.layers.parameters() if weight.ndim == 2) if half else 0
     estimated = B * S * activation_bytes(lm.config, checkpointing=False, half=half)
-    assert estimated == pytest.approx(sum(kept.values()) - copies, rel=0.08)
+    assert estimated == pytest.approx(kept - copies, rel=0.08)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_convolutions_over_the_context_keep(half: bool) -> None:
+    B, C = 2, 150
+    convolutions = ContextConvolutions(128, 4)
+    embedded = torch.randn(B, C, 128, requires_grad=True)
+    kept = kept_by(lambda: convolutions(embedded), convolutions.parameters(), half=half)
+    copies = 2 * sum(weight.numel() for weight in convolutions.parameters() if weight.ndim > 1) if half else 0
+    config = LanguageModelConfig(4, 32, 128, 1, 4, 512, None, context_attention="full", context_convolutions=4)
+    assert B * C * convolution_bytes(config, half=half) == pytest.approx(kept - copies, rel=0.1)
 
 
 def test_checkpointing_keeps_the_inputs_of_the_layers_and_one_layer() -> None:
@@ -237,7 +257,35 @@ def test_optimizer_states_are_what_torch_keeps(songs: Path, tiny_model_dir: Path
         assert {share.name: share.size for share in found.memory}["optimizer states"] == kept
 
 
-def test_memory_follows_the_config(songs: Path, tiny_model_dir: Path) -> None:
+def test_optimizer_states_of_a_model_that_hears_its_context(songs: Path, tiny_model_dir: Path) -> None:
+    lm = LanguageModelConfig(
+        4, 32, 48, 2, 4, 96, None, context_attention="full", aligned_context=True, context_convolutions=3
+    )
+    module = torch.nn.ModuleDict({"lm": LanguageModel(lm)})
+    sizes = {name: weight.numel() for name, weight in module.named_parameters()}
+    muon = sum(sizes[name] for group in parameter_groups(module) if group.kind == "matrix" for name in group.names)
+    # Two matrices a convolution, and what is heard of 4 codebooks' embeddings and hidden states.
+    assert muon == sum(sizes[name] for name in sizes if ".layers." in name and "norm" not in name) + (6 + 8) * 48**2
+    run = config(songs, model=ModelConfig(codec=str(tiny_model_dir), lm=lm), train=TrainConfig(optimizer="muon"))
+    memory = {share.name: share.size for share in estimate(run).memory}
+    assert memory["optimizer states"] == 8 * (numel(module) - muon) + 4 * muon
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_processor_without_bfloat16_is_estimated_as_it_trains(
+    there: bool, songs: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage_cli.core.precision.computes_bfloat16", lambda device: there)
+    run = config(songs, tiny_model_dir, run=RunConfig(device="cpu", precision="bfloat16"))
+    found = {share.name: share.size for share in estimate(run).memory}
+    plain = estimate(config(songs, tiny_model_dir, run=RunConfig(device="cpu"))).memory
+    assert ("16-bit copies of weights" in found) == there
+    assert (found == {share.name: share.size for share in plain}) == (not there)
+
+
+def test_memory_follows_the_config(songs: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stage_cli.core.precision.computes_bfloat16", lambda device: True)
+
     def memory(processes: int = 1, **parts: Any) -> dict[str, int]:
         found = estimate(config(songs, tiny_model_dir, **parts), processes=processes)
         assert [share.size for share in found.memory] == sorted((s.size for s in found.memory), reverse=True)

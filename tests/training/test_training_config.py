@@ -235,6 +235,11 @@ def test_changes_have_a_form(load, change):
         (SCRATCH, ["model.lm.layers=x"], r"model\.lm\.layers cannot be 'x' · allowed: a whole number from 1"),
         (SCRATCH, ["model.lm.layer=2"], r"unknown key model\.lm\.layer = 2 · did you mean model\.lm\.layers\?"),
         (SCRATCH, ["model.lm.heads=3"], r"lm\.dimension = 64 contradicts model\.lm\.heads = 3 .*lm\.dimension = 66"),
+        (
+            SCRATCH,
+            ["model.lm.context_convolutions=2"],
+            r'model\.lm\.context_convolutions = 2 contradicts model\.lm\.context_attention = "causal"',
+        ),
         (SCRATCH, ["lora.rank=4"], r"the table \[lora\] contradicts the table \[model\.lm\]"),
         (MINIMAL, ["data.tokens=cache"], r'data\.tokens = "cache" contradicts data\.speed_probability = 0\.5'),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from stage_cli.errors import UsageError, WeightsError
 
@@ -45,13 +46,23 @@ class GenerationConfig:
         _within("--seed", self.seed, 0, 2**62)
         _within("--variations", self.variations, 1, 64)
         _within("--advance", self.advance, 0, 1, above=True)
-        _within("--lookahead", self.lookahead, 0, 1)
+        _within("--lookahead", self.lookahead, 0, 1, below=True)
         if self.advance + self.lookahead > 1 + 1e-9:
             raise UsageError(
                 f"--advance {self.advance:g} and --lookahead {self.lookahead:g} are more than the window",
                 why="what is new in a window and what is only heard must fit into it: together at most 1",
                 next_step=f"--advance {self.advance:g} --lookahead {1 - self.advance:g}, or less",
             )
+
+    @classmethod
+    def of_chosen(cls, chosen: Mapping[str, float], *, seed: int = 0, variations: int = 1) -> GenerationConfig:
+        """Make one of what a user chose by name; a default makes room for it (see `for_model`).
+
+        Raises:
+            UsageError: a value is not possible, or two do not go together.
+        """
+        default: dict[str, Any] = {**cls().sampling, **chosen}
+        return cls(seed=seed, variations=variations, **_with_room(default, chosen))
 
     @property
     def sampling(self) -> dict[str, float]:
@@ -60,6 +71,8 @@ class GenerationConfig:
 
     def for_model(self, sampling: Mapping[str, float], chosen: Collection[str]) -> GenerationConfig:
         """Return the same with a model's own defaults, but for what the user chose.
+
+        Where the user chose one of advance and lookahead, and both were more than the window, the other makes room.
 
         Args:
             sampling: the model's (`StageConfig.sampling`).
@@ -75,10 +88,23 @@ class GenerationConfig:
                 why=f"known are: {', '.join(SAMPLING)}",
                 next_step="update stage-cli",
             )
-        return replace(self, **{name: value for name, value in sampling.items() if name not in chosen})
+        merged = self.sampling | {name: value for name, value in sampling.items() if name not in chosen}
+        return replace(self, **_with_room(merged, chosen))
 
 
-def _within(option: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+def _with_room(sampling: Mapping[str, float], chosen: Collection[str]) -> dict[str, Any]:
+    """Make the one of advance and lookahead that was not chosen fit beside the one that was."""
+    fitting = dict(sampling)
+    advance, lookahead = fitting["advance"], fitting["lookahead"]
+    possible = 0 < advance <= 1 and 0 <= lookahead < 1  # what is not is told as it was typed
+    if possible and advance + lookahead > 1 and ("advance" in chosen) != ("lookahead" in chosen):
+        other, value = ("lookahead", 1 - advance) if "advance" in chosen else ("advance", 1 - lookahead)
+        fitting[other] = value
+    return fitting
+
+
+def _within(option: str, value: float, low: float, high: float, *, above: bool = False, below: bool = False) -> None:
+    if not math.isfinite(value) or not low <= value <= high or (above and value == low) or (below and value == high):
         allowed = f"more than {low} and at most {high}" if above else f"{low} to {high}"
+        allowed += f", but less than {high}" if below else ""
         raise UsageError(f"{option} {value} is not possible", why=f"allowed: {allowed}")

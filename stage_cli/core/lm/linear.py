@@ -145,7 +145,8 @@ class Int8Linear(nn.Module):
     def _of_floats(self, x: Tensor) -> Tensor:
         weight, scale = self.weights
         if len(x) <= INT8_KERNEL_ROWS:
-            return torch.ops.aten._weight_int8pack_mm(x, weight, scale.to(x.dtype))
+            # It takes no transposed rows, which a product of torch's own would.
+            return torch.ops.aten._weight_int8pack_mm(x.contiguous(), weight, scale.to(x.dtype))
         return F.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
 
 

@@ -13,7 +13,7 @@ from stage_cli.core.codec.kinds import AnyCodecConfig
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_config
 from stage_cli.core.training.config import LoraConfig, TrainingConfig
-from stage_cli.core.training.memory import MemoryShare, ParameterCounts, estimate_memory
+from stage_cli.core.training.memory import MemoryShare, ParameterCounts, estimate_memory, trains_in_half, trains_on_cuda
 from stage_cli.core.weights.catalog import CATALOG
 from stage_cli.core.weights.own_config import read_own_config
 from stage_cli.errors import HubError, UsageError
@@ -124,9 +124,9 @@ def estimate(config: TrainingConfig, *, processes: int = 1) -> Estimate:
     elif model is not None:
         config.train.loss_weights(model.lm.codebooks)
         parts, counts = _count_parameters(config, model, _count_text_encoder(model, directory, notes))
-        memory = estimate_memory(
-            config, model.lm, model.codec, counts, on_cuda=_on_cuda(config.run.device), processes=processes
-        )
+        on_cuda = trains_on_cuda(config.run)
+        half = trains_in_half(config.run, on_cuda=on_cuda)
+        memory = estimate_memory(config, model.lm, model.codec, counts, on_cuda=on_cuda, half=half, processes=processes)
     items = config.train.steps * config.train.batch_size
     return Estimate(
         parts=parts,
@@ -221,12 +221,14 @@ def _find(key: str, name: str) -> Path | None:
 def _count_parameters(
     config: TrainingConfig, model: StageConfig, text_encoder: int | None
 ) -> tuple[tuple[Part, ...], ParameterCounts]:
+    from stage_cli.core.training.task.groups import is_hidden_matrix
     from stage_cli.core.weights.checkpoint import own_shapes
 
     shapes = own_shapes(replace(model, lm=replace(model.lm, separator=True)))
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     total = {part: sum(sizes[name] for name in sizes if name.startswith(f"{part}.")) for part in _parts_of(sizes)}
-    matrices = sum(sizes[name] for name in sizes if name.startswith("lm.layers.") and len(shapes[name]) == 2)
+    hidden = (name for name in sizes if name.startswith("lm.") and is_hidden_matrix(name, len(shapes[name])))
+    matrices = sum(sizes[name] for name in hidden)
     learned = total["lm"] + total.get("text_projection", 0)
     parts = [Part("language model", total["lm"], total["lm"])]
     if "text_projection" in total:
@@ -290,11 +292,3 @@ def _count_text_encoder(model: StageConfig, directory: Path | None, notes: list[
     embeddings = (f"{prefix}shared.weight", f"{prefix}encoder.embed_tokens.weight")
     table = next((file.shapes[key] for key in embeddings if key in file.shapes), (0,))
     return sum(map(math.prod, counted.values())) + math.prod(table)
-
-
-def _on_cuda(device: str) -> bool:
-    if device == "auto":
-        import torch
-
-        return torch.cuda.is_available()
-    return device.startswith("cuda")

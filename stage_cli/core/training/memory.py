@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from stage_cli.core.codec.config import CodecConfig
 from stage_cli.core.codec.kinds import AnyCodecConfig
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.training.config import TrainingConfig
+from stage_cli.core.training.config import RunConfig, TrainingConfig
 
 _FULL, _HALF = 4, 2  # bytes a number
 
@@ -38,7 +38,7 @@ class ParameterCounts:
 
     Attributes:
         trained: that learn.
-        matrices: those of them in the matrices of the layers, which Muon can take.
+        matrices: those of them in matrices that map hidden states to hidden states, which Muon can take.
         frozen: of the language model, where an adapter is trained.
         codec: of the codec.
         text_encoder: of the text encoder; 0 if there is none, or it is not known.
@@ -58,6 +58,7 @@ def estimate_memory(
     counts: ParameterCounts,
     *,
     on_cuda: bool,
+    half: bool,
     processes: int = 1,
 ) -> tuple[MemoryShare, ...]:
     """Estimate the memory of a training step, largest first.
@@ -67,11 +68,10 @@ def estimate_memory(
         lm: the language model's sizes.
         codec: the codec's.
         counts: parameters.
-        on_cuda: whether it runs there; this decides what "auto" is, and how the codec works.
+        on_cuda: whether it runs there; this decides how the codec works.
+        half: whether the forward pass is in 16 bits.
         processes: that share weights, gradients and states when `run.sharding` is "fsdp".
     """
-    precision = config.run.precision
-    half = precision in ("bfloat16", "float16") or (precision == "auto" and on_cuda)
     parts = processes if config.run.sharding == "fsdp" else 1
     in_parts = f" / {parts} processes" if parts > 1 else ""
     model = counts.trained + counts.frozen
@@ -95,12 +95,36 @@ def estimate_memory(
     return tuple(sorted(shares, key=lambda share: -share.size))
 
 
+def trains_on_cuda(run: RunConfig) -> bool:
+    """Whether a run's device is CUDA's."""
+    if run.device == "auto":
+        import torch
+
+        return torch.cuda.is_available()
+    return run.device.startswith("cuda")
+
+
+def trains_in_half(run: RunConfig, *, on_cuda: bool) -> bool:
+    """Whether the forward pass is in 16 bits, as training decides it, on a device that may not be here."""
+    if run.precision != "bfloat16" or on_cuda:
+        return run.precision in ("bfloat16", "float16") or (run.precision == "auto" and on_cuda)
+    import torch
+
+    from stage_cli.core.precision import computes_bfloat16
+
+    return computes_bfloat16(torch.device("cpu" if run.device == "auto" else run.device))
+
+
 def steps_of(config: TrainingConfig, codec: AnyCodecConfig) -> int:
     """Return the steps of the longest sequence: context, separator and target, but the last, which predicts nothing."""
+    target = codec.frames(round(config.data.chunk_seconds * codec.sample_rate))
+    return _context_steps(config, codec) + target
+
+
+def _context_steps(config: TrainingConfig, codec: AnyCodecConfig) -> int:
     data = config.data
     longest = data.chunk_seconds if data.uncut_probability else data.context_seconds[1]
-    context, target = (codec.frames(round(seconds * codec.sample_rate)) for seconds in (longest, data.chunk_seconds))
-    return context + target
+    return codec.frames(round(longest * codec.sample_rate))
 
 
 def activation_bytes(lm: LanguageModelConfig, *, checkpointing: bool, half: bool) -> int:
@@ -117,6 +141,15 @@ def activation_bytes(lm: LanguageModelConfig, *, checkpointing: bool, half: bool
     return _FULL * D * lm.layers + layer if checkpointing else layer * lm.layers
 
 
+def convolution_bytes(lm: LanguageModelConfig, *, half: bool) -> int:
+    """Return the bytes that the convolutions over the context keep of each step of each context.
+
+    Kept of each, in numbers a step: its norm's input (D, fp32), and the inputs of the convolution, of both linears and
+    of what lies between those (D each).
+    """
+    return lm.context_convolutions * lm.dimension * (_FULL + 4 * (_HALF if half else _FULL))
+
+
 def _optimizer(config: TrainingConfig, counts: ParameterCounts, parts: int, in_parts: str) -> MemoryShare:
     muon = counts.matrices if config.train.optimizer == "muon" else 0
     adamw = counts.trained - muon
@@ -128,7 +161,12 @@ def _optimizer(config: TrainingConfig, counts: ParameterCounts, parts: int, in_p
 def _activations(config: TrainingConfig, lm: LanguageModelConfig, codec: AnyCodecConfig, *, half: bool) -> MemoryShare:
     B, S = config.train.micro_batch_size, steps_of(config, codec)
     each = activation_bytes(lm, checkpointing=config.model.checkpointing, half=half)
-    return MemoryShare("activations", B * S * each, f"{B} sequences × {S} steps × {each:,} bytes")
+    size, formula = B * S * each, f"{B} sequences × {S} steps × {each:,} bytes"
+    if lm.context_convolutions:
+        C, convolutions = _context_steps(config, codec), convolution_bytes(lm, half=half)
+        size += B * C * convolutions
+        formula += f" + {B} contexts × {C} steps × {convolutions:,} bytes"
+    return MemoryShare("activations", size, formula)
 
 
 def _logits(config: TrainingConfig, lm: LanguageModelConfig, codec: AnyCodecConfig) -> MemoryShare:

@@ -91,7 +91,7 @@ def train(
                 record.on_event(event)
             on_event(event)
 
-        if config.run.precision not in ("auto", processes.precision):
+        if processes.is_main and config.run.precision not in ("auto", processes.precision):
             text = "This processor has no arithmetic for {}, which would take it many times as long: {} instead."
             tell(Noted(text.format(config.run.precision, processes.precision)))
         make = _stem_parts if config.codec is None else _codec_parts

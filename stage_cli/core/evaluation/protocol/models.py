@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,8 +65,7 @@ class ModelSystem(System):
             raise UsageError(f"{spec} takes no description", next_step="leave --descriptions out")
         self.weights = directory_content(directory)
         self._draws = {
-            kind: config.generation_of(found.sampling_for(metronome=kind == "metronome"))
-            for kind in ("mix", "metronome")
+            kind: config.generation_of(found.sampling_for(metronome=kind == "metronome")) for kind in config.contexts
         }
         drawn = {kind: draw.sampling for kind, draw in self._draws.items()}
         self.content = digest_of(self.weights, config.precision, drawn, config.descriptions)
@@ -77,7 +76,7 @@ class ModelSystem(System):
             "window_seconds": found.window_seconds,
             "licence": found.licence,
             "base": found.base,
-            **_differing(drawn["mix"], drawn["metronome"]),
+            **_differing(drawn),
             "content": self.weights[:16],
         }
         self._model: StageModel | None = None
@@ -122,11 +121,12 @@ class ModelSystem(System):
         return Take(audio, rate, time.perf_counter() - began, peak_memory(model.runtime.device))
 
 
-def _differing(mix: dict[str, float], metronome: dict[str, float]) -> dict[str, float | str]:
-    """How a model draws, each setting with both of its values where they are two."""
+def _differing(drawn: Mapping[str, Mapping[str, float]]) -> dict[str, float | str]:
+    """How a model draws for each kind of context, each setting with both of its values where they are two."""
+    first, *others = drawn.values()
     return {
-        name: value if metronome[name] == value else f"{value:g} (metronome: {metronome[name]:g})"
-        for name, value in mix.items()
+        name: value if all(other[name] == value for other in others) else f"{value:g} (metronome: {others[0][name]:g})"
+        for name, value in first.items()
     }
 
 

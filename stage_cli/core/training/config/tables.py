@@ -147,6 +147,15 @@ def _language_model(values: object) -> LanguageModelConfig:
     check_whole("model.lm.context_convolutions", content.get("context_convolutions", 0), 0, MOST_CONVOLUTIONS)
     check_choice("model.lm.positions", content.get("positions", "absolute"), POSITIONS)
     check_choice("model.lm.context_attention", content.get("context_attention", "causal"), CONTEXT_ATTENTIONS)
+    convolutions = content.get("context_convolutions", 0)
+    attention = content.get("context_attention", LanguageModelConfig.context_attention)
+    if convolutions and attention != "full":
+        raise contradiction(
+            f"model.lm.context_convolutions = {convolutions}",
+            f'model.lm.context_attention = "{attention}"',
+            why="convolutions look ahead in the context, so it has to be read before the first step",
+            next_step='use model.lm.context_attention = "full", or no convolutions',
+        )
     dimension = content.get("dimension", LanguageModelConfig.dimension)
     heads = content.get("heads", LanguageModelConfig.heads)
     if dimension % heads or dimension % 2:

@@ -32,7 +32,7 @@ class TrainConfig:
         betas: of AdamW.
         weight_decay: of the matrices.
         epsilon: of AdamW.
-        optimizer: "adamw", or "muon" for the matrices of the layers, with AdamW for the rest.
+        optimizer: "adamw", or "muon" for matrices that map hidden states to hidden states, with AdamW for the rest.
         muon_learning_rate: peak of Muon's.
         schedule: the learning rate stays ("constant") or falls along a half cosine ("cosine").
         warmup_steps: over which it first grows from zero.

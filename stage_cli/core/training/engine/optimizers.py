@@ -1,4 +1,4 @@
-"""The optimizers of a run, as one: AdamW for all parameters, or Muon for the matrices of the layers beside it."""
+"""The optimizers of a run, as one: AdamW for all parameters, or Muon for matrices of hidden states beside it."""
 
 from __future__ import annotations
 
