@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     model = StageModel.from_pretrained(options.model, device="cpu", precision="float32")
     stem, rate = model.config.stem or "drums", model.config.codec.sample_rate
-    own = model.config.sampling_for(metronome=options.context == "metronome")
+    defaults = model.config.sampling_for(metronome=options.context == "metronome")
     songs = [song for song in find_songs((options.songs,)) if stem in song.stems]
     clips = [clip_of(song, stem, options.context, rate) for song in songs]
     contexts = [model.codec.encode(torch.from_numpy(clip.context)[None, None]) for clip in clips]
@@ -85,7 +85,7 @@ def main() -> None:
         rows = []
         for number, (clip, context) in enumerate(zip(clips, contexts, strict=True)):
             seeded = GenerationConfig(seed=10 * number, variations=options.variations)
-            config = seeded.for_model(own | values, ())
+            config = seeded.for_model(defaults | values, ())
             codes = torch.cat(list(generate_song(model.lm, context, config, window=model.config.window_frames)), dim=2)
             other = clips[(number + 1) % len(clips)]
             for audio in model.codec.decode(codes)[:, 0].numpy():
