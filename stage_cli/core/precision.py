@@ -95,6 +95,14 @@ def computes_bfloat16(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def training_precision(asked: str, device: torch.device) -> str:
+    """Return the precision of a training's forward pass for what a run asks (`run.precision`)."""
+    if asked == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    # Recipes ask for it because it is quicker.
+    return "float32" if asked == "bfloat16" and not computes_bfloat16(device) else asked
+
+
 def choose_runtime(device: str, precision: str, *, parameters: int, multiple_of_32: bool) -> Runtime:
     """Choose device and precision for a language model.
 

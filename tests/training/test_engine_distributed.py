@@ -199,14 +199,14 @@ def test_a_device_that_is_not_there() -> None:
 
 def test_a_processor_without_arithmetic_for_bfloat16_takes_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for there, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("stage_cli.core.training.engine.processes.computes_bfloat16", lambda device, x=there: x)
+        monkeypatch.setattr("stage_cli.core.precision.computes_bfloat16", lambda device, x=there: x)
         with joined(RunConfig(device="cpu", precision="bfloat16")) as processes:
             assert processes.precision == expected
 
 
 def test_runs_of_different_precision_follow_each_other_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate keeps its state for the process; it must not keep that of the run before."""
-    monkeypatch.setattr("stage_cli.core.training.engine.processes.computes_bfloat16", lambda device: True)
+    monkeypatch.setattr("stage_cli.core.precision.computes_bfloat16", lambda device: True)
     module = nn.Linear(4, 4)
     kinds = []
     for precision in ("bfloat16", "float32"):

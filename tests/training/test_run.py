@@ -62,7 +62,7 @@ def whole(
 def test_a_precision_that_the_processor_has_not_is_told(
     songs: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stage_cli.core.training.engine.processes.computes_bfloat16", lambda device: False)
+    monkeypatch.setattr("stage_cli.core.precision.computes_bfloat16", lambda device: False)
     config = run_config(songs, tiny_model_dir, tmp_path / "run")
     config = replace(config, run=replace(config.run, precision="bfloat16"), train=replace(config.train, steps=1))
     events: list[Event] = []

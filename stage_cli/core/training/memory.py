@@ -106,13 +106,12 @@ def trains_on_cuda(run: RunConfig) -> bool:
 
 def trains_in_half(run: RunConfig, *, on_cuda: bool) -> bool:
     """Whether the forward pass is in 16 bits, as training decides it, on a device that may not be here."""
-    if run.precision != "bfloat16" or on_cuda:
-        return run.precision in ("bfloat16", "float16") or (run.precision == "auto" and on_cuda)
     import torch
 
-    from stage_cli.core.precision import computes_bfloat16
+    from stage_cli.core.precision import training_precision
 
-    return computes_bfloat16(torch.device("cpu" if run.device == "auto" else run.device))
+    device = "cuda" if on_cuda else "cpu" if run.device == "auto" else run.device
+    return training_precision(run.precision, torch.device(device)) != "float32"
 
 
 def steps_of(config: TrainingConfig, codec: AnyCodecConfig) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.precision import choose_device, computes_bfloat16
+from stage_cli.core.precision import choose_device, training_precision
 from stage_cli.core.training.config.sections import RunConfig
 from stage_cli.core.training.engine.all_used import AllUsed, give_zeros
 from stage_cli.errors import StageError, UsageError
@@ -138,7 +138,7 @@ def joined(run: RunConfig) -> Generator[Processes]:
         StageError: another process has ended while this one waits for it.
     """
     device = choose_device(run.device)
-    precision = _precision(run, device)
+    precision = training_precision(run.precision, device)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     _check(run, precision, device, several=several)
     from accelerate import Accelerator
@@ -165,13 +165,6 @@ def joined(run: RunConfig) -> Generator[Processes]:
     finally:
         accelerator.free_memory()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _precision(run: RunConfig, device: torch.device) -> str:
-    if run.precision == "auto":
-        return "bfloat16" if device.type == "cuda" else "float32"
-    # Recipes ask for it because it is quicker.
-    return "float32" if run.precision == "bfloat16" and not computes_bfloat16(device) else run.precision
 
 
 def _says_that_another_ended(error: RuntimeError) -> bool:
