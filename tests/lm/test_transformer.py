@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache, common_memory, repeat_rows
-from stage_cli.core.lm.linear import INT8_KERNEL_ROWS, Int8Linear, activation_steps, multiplies_bytes
+from stage_cli.core.lm.linear import ACTIVATION_STEPS, INT8_KERNEL_ROWS, Int8Linear, multiplies_bytes
 from stage_cli.core.lm.prefix import delayed_sequence
 from stage_cli.core.lm.sinusoids import sinusoids
 from stage_cli.core.lm.transformer import LanguageModel
@@ -291,8 +291,8 @@ def test_an_int8_product(kernel: str, rows: int) -> None:
     product = layer(x)
     assert (product.dtype, product.shape) == (torch.float32, (rows, 64))
     quantized, scale = (part.double() for part in layer.weights)
-    # Two bytes an activation are nearly as good as floats: the second is 1 / 254 of the first.
-    rounding = 1e-5 if kernel == "floats" else 1.5 * 96**0.5 / (2 * activation_steps() ** 2)
+    # Two bytes an activation are nearly as good as floats: the second is 1 / 126 of the first.
+    rounding = 1e-5 if kernel == "floats" else 1.5 * 96**0.5 / (2 * ACTIVATION_STEPS**2)
     exact = x.double() @ (quantized * scale[:, None]).T
     size = x.double().norm(dim=1)[:, None] * (quantized * scale[:, None]).norm(dim=1)
     assert ((product.double() - exact).abs() <= rounding * size).all()
@@ -325,13 +325,12 @@ def test_an_int8_product_of_any_shape(kernel: str) -> None:
     assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_processors_that_add_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two products of 8 bits would overflow there: 7 bits of activation leave room."""
-    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False, raising=False)
-    assert activation_steps() == 63
-    assert 2 * (2 * 63) * 127 < 2**15
-    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: True)
-    assert activation_steps() == 127
+def test_a_product_of_the_largest_bytes(kernel: str) -> None:
+    """Processors without VNNI add two products in 16 bits: more than 63 steps of activations would overflow there."""
+    assert 2 * (2 * ACTIVATION_STEPS) * 127 < 2**15
+    layer = Int8Linear(64, 32)
+    layer.keep(torch.full((32, 64), 2.0))
+    torch.testing.assert_close(layer(torch.full((2, 64), 3.0)), torch.full((2, 32), 384.0))
 
 
 @torch.inference_mode()

@@ -27,6 +27,10 @@ INT8_KERNEL_ROWS = 32
 # Weights rounded at once: what fp32 copies of them take bounds the peak of memory while a model is loaded.
 QUANTIZED_AT_ONCE = 2**20
 
+# Steps from zero to a row's largest activation. Of the 127 that a byte has room for, processors without VNNI can use no
+# more: they add two products in 16 bits. All do so, that a seed draws the same tokens on each of them.
+ACTIVATION_STEPS = 63
+
 _ENGINE = "fbgemm"
 
 
@@ -40,15 +44,6 @@ def multiplies_bytes() -> bool:
     # A later torch may do without these; it would have to be asked for another way of packing.
     packs = hasattr(torch, "_make_per_channel_quantized_tensor")
     return packs and _ENGINE in torch.backends.quantized.supported_engines
-
-
-def activation_steps() -> int:
-    """Steps from zero to a row's largest activation: 127, or 63 where sums of products of 8 bits could overflow.
-
-    Processors without VNNI add two products in 16 bits.
-    """
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return 127 if supported is not None and supported() else 63
 
 
 class Int8Linear(nn.Module):
@@ -65,9 +60,9 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self._plain: tuple[Tensor, Tensor] | None = None
         self._packed: Any = None
-        self._bytes, self._steps = multiplies_bytes(), activation_steps()
+        self._bytes = multiplies_bytes()
         # The largest number of a row becomes so many steps, of its first byte and of its second.
-        self._ranges = torch.tensor([self._steps, 2.0 * self._steps**2], device="cpu").view(2, 1, 1)
+        self._ranges = torch.tensor([ACTIVATION_STEPS, 2.0 * ACTIVATION_STEPS**2], device="cpu").view(2, 1, 1)
 
     @staticmethod
     def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,14 +128,14 @@ class Int8Linear(nn.Module):
         bytes_ = x * scales
         first, second = bytes_.unbind()
         # What rounding leaves is at most half a step: it is doubled, to fill the range of a byte.
-        second.sub_(first.round_(), alpha=2 * self._steps)
+        second.sub_(first.round_(), alpha=2 * ACTIVATION_STEPS)
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
         # Else torch asks the packed weights for a `__torch_function__`, and C++ throws and catches that there is none:
         # as much time as all other operations here together.
         with torch._C.DisableTorchFunctionSubclass():
-            products = multiply(bytes_.reshape(2 * len(x), -1), 1.0, self._steps + 1, self._packed)
+            products = multiply(bytes_.reshape(2 * len(x), -1), 1.0, ACTIVATION_STEPS + 1, self._packed)
         first, second = products.chunk(2)
-        return torch.add(first, second, alpha=0.5 / self._steps).div_(scales[0])
+        return torch.add(first, second, alpha=0.5 / ACTIVATION_STEPS).div_(scales[0])
 
     def _of_floats(self, x: Tensor) -> Tensor:
         weight, scale = self.weights
