@@ -25,7 +25,8 @@ CONFIG = LanguageModelConfig(
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(threads, "SMALL_STEP", 0)  # these models stand for large ones
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -68,7 +69,7 @@ class Clock:
 def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch, cost: dict[int, float], winner: int) -> None:
     clock = Clock(cost)
     monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
-    with StepThreads(int8_model()) as steps:
+    with StepThreads(int8_model(), 2) as steps:
         used = clock.run(steps, 400)
     assert set(used) == {1, 2}
     assert used.count(winner) > 0.85 * len(used)
@@ -78,7 +79,7 @@ def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch, cost: dict[int
 def test_a_machine_that_gets_busy_is_noticed_within_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock({2: 0.03, 1: 0.05})
     monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
-    with StepThreads(int8_model()) as steps:
+    with StepThreads(int8_model(), 2) as steps:
         clock.run(steps, 10)
         assert torch.get_num_threads() == 2
         clock.cost = {2: 0.9, 1: 0.06}
@@ -131,12 +132,20 @@ def test_the_variations_change_no_token_of_an_int8_model() -> None:
     assert not torch.equal(together[0], together[1])
 
 
-def test_models_whose_kernels_are_not_so_exact_keep_all_threads() -> None:
-    lm = LanguageModel(CONFIG)
-    with StepThreads(lm) as steps:
+@pytest.mark.parametrize(("small", "int8", "expected"), [(True, True, 1), (True, False, 1), (False, False, 2)], ids=str)
+def test_small_models_keep_to_one_and_those_whose_kernels_are_not_so_exact_to_all(
+    small: bool, int8: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, rows = int8_model() if int8 else LanguageModel(CONFIG), 2
+    monkeypatch.setattr(threads, "SMALL_STEP", CONFIG.parameters * rows - (0 if small else 1))
+    with StepThreads(lm, rows) as steps:
         for _ in range(100):
             steps.step_done()
+            assert torch.get_num_threads() == expected
+        with steps.paused():
             assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 2
 
 
 def test_an_interrupted_window_gives_the_threads_back() -> None:

@@ -77,9 +77,10 @@ def decode_pieces(
         groups.append(prefill(lm, past, target, None))
     draws = Draws.of(uniforms, kept)
     steps: Steps | None = steps_for(lm)(lm, groups, draws, kept, config)
+    rows = len(groups) * uniforms.shape[0]
     del groups  # what the steps need of them they have taken over
     sent = kept
-    with StepThreads(lm) as threads:
+    with StepThreads(lm, rows) as threads:
         for step in range(kept, draws.steps):
             steps.run(step)
             whole = max(kept, step + 2 - lm.config.codebooks)

@@ -4,7 +4,8 @@ A step is a hundred small products with a barrier after each. On an idle machine
 beside one other busy program a barrier waits for a whole time slice, and a step takes ten times as long as on one
 thread (docs/benchmarks.md). So both are measured now and then while decoding, and the faster one is taken.
 
-Only for int8 models: their kernels give the same bits on any number of threads, so that a seed still fixes the output.
+That is for int8 models: their kernels give the same bits on any number of threads, so that a seed still fixes the
+output. Others get all threads. Where a step is so small that more of them gain little, there is one always.
 """
 
 from __future__ import annotations
@@ -22,18 +23,24 @@ PROBE_STEPS = 2
 PERIOD_STEPS = 40
 # A step this many times slower than the other choice's last ones ends the period at once.
 TOO_SLOW = 1.5
+# Weights times rows up to which a second thread gains a tenth at most (docs/benchmarks.md).
+SMALL_STEP = 32_000_000
 
 
 class StepThreads:
     """A context manager around the steps of one window; torch's number of threads is as before when it is left.
 
     Args:
-        lm: whose steps they are; nothing happens unless it is int8, on a CPU, with more than one thread.
+        lm: whose steps they are; nothing happens unless it is on a CPU, with more than one thread, and int8 or small.
+        rows: of the batch.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, rows: int) -> None:
         self._all = torch.get_num_threads()
-        self._active = lm.quantized and self._all > 1
+        on_cpu = self._all > 1 and lm.embeddings.device.type == "cpu"
+        small = lm.config.parameters * rows <= SMALL_STEP
+        self._measures = on_cpu and lm.quantized and not small
+        self._active = self._measures or (on_cpu and small)
         self._seconds = {self._all: 0.0, 1: 0.0}
         self._step = 0
         self._began = 0.0
@@ -42,7 +49,7 @@ class StepThreads:
     def __enter__(self) -> StepThreads:
         self._began = time.perf_counter()
         if self._active:
-            torch.set_num_threads(self._all)
+            torch.set_num_threads(self._all if self._measures else 1)
         return self
 
     def __exit__(
@@ -53,7 +60,7 @@ class StepThreads:
 
     def step_done(self) -> None:
         """Take the time of the step that has just ended, and choose the threads of the next one."""
-        if not self._active:
+        if not self._measures:
             return
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
