@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.lm.linear import Int8Linear, multiplies_bytes
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights import bundled
@@ -89,6 +90,20 @@ def test_a_packed_model_is_the_model_rounded(packed: Path, tiny_model: StageMode
     assert not [name for name in stored if name.startswith("codec.")]
     assert stored["lm.output_heads.weight"].dtype == torch.int8
     assert stored["lm.norm.weight"].dtype == torch.float16
+
+
+def test_what_is_stored_as_int8_runs_as_int8(packed: Path, tiny_model: StageModel, tmp_path: Path) -> None:
+    """Where processors multiply bytes: rounding it changes nothing, and other small models are not to be rounded."""
+    tiny_model.save_pretrained(tmp_path / "floats")
+    for folder, rounded in ((packed / "drums", True), (tmp_path / "floats", False)):
+        assert plan_directory(folder).rounded == rounded
+        model = StageModel.from_pretrained(str(folder), device="cpu")
+        assert model.runtime.precision == ("int8" if rounded and multiplies_bytes() else "float32")
+    stored = load_file(packed / "drums" / "model.safetensors")
+    model = StageModel.from_pretrained(str(packed / "drums"), device="cpu", precision="int8")
+    for name, module in model.lm.named_modules():
+        if isinstance(module, Int8Linear):
+            assert torch.equal(module.weights[0], stored[f"lm.{name}.weight"]), name
 
 
 def test_the_shared_codec_is_found_by_all_who_ask(packed: Path) -> None:

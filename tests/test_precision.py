@@ -81,6 +81,16 @@ def test_auto_on_a_cpu(parameters: int, multiple_of_32: bool, expected: str) -> 
     assert (runtime.device, runtime.precision) == (CPU, expected)
 
 
+@pytest.mark.usefixtures("no_cuda")
+@pytest.mark.parametrize("bytes_", [True, False])
+@pytest.mark.parametrize("rounded", [True, False])
+def test_auto_for_small_models_on_a_cpu(bytes_: bool, rounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stage_cli.core.precision.multiplies_bytes", lambda: bytes_)
+    for wide in (True, False):
+        runtime = choose_runtime("auto", "auto", parameters=1000, multiple_of_32=wide, rounded=rounded)
+        assert runtime.precision == ("int8" if rounded and bytes_ and wide else "float32")
+
+
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("parameters", [1000, 10**9])
 def test_auto_on_cuda(parameters: int) -> None:

@@ -69,7 +69,7 @@ class StageModel(nn.Module):
         """
         directory = resolve(name, offline=offline)
         plan = plan_directory(directory, offline=offline)
-        model = cls.from_plan(plan, runtime_for(plan.config, device, precision))
+        model = cls.from_plan(plan, runtime_for(plan.config, device, precision, rounded=plan.rounded))
         model.directory, model.offline = directory, offline
         return model
 
@@ -202,8 +202,8 @@ class StageModel(nn.Module):
         return inside if inside.is_dir() else resolve(name, offline=self.offline)
 
 
-def runtime_for(config: StageConfig, device: str, precision: str) -> Runtime:
-    """Choose device and precision for a model; see `core/precision.py`."""
+def runtime_for(config: StageConfig, device: str, precision: str, *, rounded: bool = False) -> Runtime:
+    """Choose device and precision for a model, whose weights may be stored as int8; see `core/precision.py`."""
     lm = config.lm
     widths = (lm.dimension, lm.feed_forward, lm.codebooks * lm.codebook_size)
     return choose_runtime(
@@ -211,6 +211,7 @@ def runtime_for(config: StageConfig, device: str, precision: str) -> Runtime:
         precision,
         parameters=lm.parameters,
         multiple_of_32=all(width % 32 == 0 for width in widths),
+        rounded=rounded,
     )
 
 

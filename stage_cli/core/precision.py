@@ -11,11 +11,12 @@ from typing import Literal, cast, get_args
 
 import torch
 
+from stage_cli.core.lm.linear import multiplies_bytes
 from stage_cli.errors import DeviceError, UsageError
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
-# Under this many parameters a model's weights fit the caches, and nothing is gained by rounding them.
+# Under this many parameters a model's weights fit the caches, and rounding them costs more than it gains.
 SMALL_MODEL = 50_000_000
 
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -103,17 +104,21 @@ def training_precision(asked: str, device: torch.device) -> str:
     return "float32" if asked == "bfloat16" and not computes_bfloat16(device) else asked
 
 
-def choose_runtime(device: str, precision: str, *, parameters: int, multiple_of_32: bool) -> Runtime:
+def choose_runtime(
+    device: str, precision: str, *, parameters: int, multiple_of_32: bool, rounded: bool = False
+) -> Runtime:
     """Choose device and precision for a language model.
 
     `auto` is bfloat16 on CUDA; on a CPU int8 for models of MusicGen's size (the fastest one that draws nearly the same
-    tokens as fp32, see docs/benchmarks.md) and fp32 for small ones; fp32 elsewhere.
+    tokens as fp32, see docs/benchmarks.md) and for those whose weights are stored so, and fp32 for other small ones;
+    fp32 elsewhere.
 
     Args:
         device: see `choose_device`.
         precision: a `Precision`, or `auto`.
         parameters: of the language model.
         multiple_of_32: whether all its widths are multiples of 32, which the int8 kernel needs.
+        rounded: whether its weights are stored as int8.
 
     Raises:
         UsageError: an unknown precision, or one that the device cannot do.
@@ -123,8 +128,9 @@ def choose_runtime(device: str, precision: str, *, parameters: int, multiple_of_
     if precision == "auto":
         if place.type == "cuda":
             return Runtime(place, "bfloat16")
-        big = place.type == "cpu" and multiple_of_32 and parameters >= SMALL_MODEL
-        return Runtime(place, "int8" if big else "float32")
+        # Without FBGEMM's product int8 gains a small model nothing.
+        pays = parameters >= SMALL_MODEL or (rounded and multiplies_bytes())
+        return Runtime(place, "int8" if place.type == "cpu" and multiple_of_32 and pays else "float32")
     if precision not in get_args(Precision):
         raise UsageError(f"--precision {precision} is unknown", why=f"allowed: auto, {', '.join(get_args(Precision))}")
     if precision == "int8" and (place.type != "cpu" or not multiple_of_32):

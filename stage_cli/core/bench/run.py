@@ -37,6 +37,7 @@ class _Model:
     name: str
     config: StageConfig
     directory: Path | None
+    rounded: bool
 
 
 def bench(config: BenchConfig, on_progress: Progress = lambda *_: None) -> BenchResult:
@@ -56,7 +57,9 @@ def bench(config: BenchConfig, on_progress: Progress = lambda *_: None) -> Bench
     start = Start.now()
     model = _find_model(config)
     # All of them before the first is measured: what cannot work is known now.
-    runtimes = [runtime_for(model.config, config.device, precision) for precision in config.precisions]
+    runtimes = [
+        runtime_for(model.config, config.device, precision, rounded=model.rounded) for precision in config.precisions
+    ]
     runtimes = list({runtime.precision: runtime for runtime in runtimes}.values())
     with tempfile.TemporaryDirectory(prefix="stage-bench-") as name:
         folder = Path(name)
@@ -94,10 +97,11 @@ def bench(config: BenchConfig, on_progress: Progress = lambda *_: None) -> Bench
 
 def _find_model(config: BenchConfig) -> _Model:
     if config.random is not None:
-        return _Model(f"random weights, {config.random}", random_config(SIZES[config.random]), None)
+        return _Model(f"random weights, {config.random}", random_config(SIZES[config.random]), None, rounded=False)
     name = config.model or _bundled()
     directory = resolve(name, offline=config.offline)
-    return _Model(name, plan_directory(directory, offline=config.offline).config, directory)
+    plan = plan_directory(directory, offline=config.offline)
+    return _Model(name, plan.config, directory, plan.rounded)
 
 
 def _bundled() -> str:

@@ -24,7 +24,7 @@ from stage_cli.core.weights.hub import HUB_ID, fetch_model
 from stage_cli.core.weights.own_config import read_own_config, shared_codec
 from stage_cli.core.weights.plan import Plan, Source
 from stage_cli.core.weights.recipes import same
-from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
+from stage_cli.core.weights.tensors import PickleFile, SafetensorsFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
 
 MODEL_FILE = "model.safetensors"
@@ -235,7 +235,8 @@ def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
     file = open_checkpoint(weights_file(directory))
     names = [name for name in own_shapes(config) if shared is None or not name.startswith("codec.")]
     own = Source(file, {name: same(name) for name in names}, lambda _: False)
-    return Plan(config, (own,) if shared is None else (own, _shared_codec_part(shared).source))
+    rounded = isinstance(file, SafetensorsFile) and any(file.rounded(name) for name in names if name.startswith("lm."))
+    return Plan(config, (own,) if shared is None else (own, _shared_codec_part(shared).source), rounded)
 
 
 def _plan_transformers(directory: Path, values: Mapping[str, Any]) -> Plan:

@@ -43,7 +43,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model that can be built: its config, and where each of its tensors comes from."""
+    """A model that can be built.
+
+    Attributes:
+        config: the model's.
+        sources: where each of its tensors comes from.
+        rounded: whether its language model's matrices are stored as int8: rounding them to it changes nothing.
+    """
 
     config: StageConfig
     sources: tuple[Source, ...]
+    rounded: bool = False

@@ -66,6 +66,10 @@ class SafetensorsFile(TensorFile):
             if self.shapes.get(name.removesuffix(SCALE_SUFFIX), ())[:-1] != rows:
                 raise _broken(self._paths[name], f"{name} is not a scale for each row of another tensor")
 
+    def rounded(self, name: str) -> bool:
+        """Whether a tensor is stored as int8."""
+        return name + SCALE_SUFFIX in self._paths
+
     def read(self, name: str) -> Tensor:
         """Read one tensor. What it returns may be mapped, not copied: convert or copy it, then let go of it."""
         path = self._paths[name]
@@ -77,7 +81,7 @@ class SafetensorsFile(TensorFile):
         except SafetensorError as error:
             raise _broken(path, str(error)) from None
         self._mapped += tensor.numel() * tensor.element_size()
-        if name + SCALE_SUFFIX not in self._paths:
+        if not self.rounded(name):
             return tensor
         return tensor.float() * self._file.get_tensor(name + SCALE_SUFFIX).float()[..., None]
 
