@@ -15,6 +15,7 @@ import torch
 from stage_cli.core.accompaniment.accompany import accompany, check_stem
 from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
 from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
+from stage_cli.core.accompaniment.source import HEARD, read_source
 from stage_cli.core.accompaniment.track import CEILING, StemTrack, gain_for, mixed_blocks, write_scaled
 from stage_cli.core.audio.writing import AtomicAudioWriter
 from stage_cli.core.generation.config import GenerationConfig
@@ -50,6 +51,33 @@ def test_progress_counts_the_seconds_of_reading_and_writing(
         assert all(before <= after for before, after in pairwise(done))
         assert done[-1] == pytest.approx(2.25, abs=0.02)
     assert len([phase for phase, _, _ in calls if phase == "generate"]) > 100, "a call for each frame, 50 a second"
+
+
+@pytest.mark.parametrize(
+    ("peak", "note"),
+    [
+        (0.003, "The context peaks at -50 dBFS: the model hears it 42 dB louder."),
+        (8.0, "The context peaks at 18 dBFS: the model hears it 27 dB quieter."),
+        (0.12, None),
+        (1.3, None),
+    ],
+)
+def test_a_context_is_heard_as_loud_as_models_know_it(
+    tiny_model: StageModel, tmp_path: Path, peak: float, note: str | None
+) -> None:
+    rate = tiny_model.config.codec.sample_rate
+    music = np.random.default_rng(0).uniform(-1, 1, 2 * rate).astype(np.float32)
+    heard: dict[float, torch.Tensor] = {}
+    notes: list[str] = []
+    usual = 10 ** (sum(HEARD) / 2 / 20)
+    for level in (peak, usual):
+        path = tmp_path / f"{level}.wav"
+        soundfile.write(path, music * (level / np.abs(music).max()), rate, subtype="FLOAT")
+        heard[level] = read_source(tiny_model, FileContext(path), lambda *_: None, notes).codes
+    assert notes == ([] if note is None else [note])
+    # Tokens at a border may fall to either side of it.
+    same = (heard[peak] == heard[usual]).float().mean()
+    assert same > 0.99 if note else same < 0.9
 
 
 @pytest.mark.parametrize("phase", ["read", "generate"])
