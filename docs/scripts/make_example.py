@@ -1,11 +1,12 @@
-"""Make the README's example: the mix of a demo song without one stem, and a picture of context, written and true stem.
+"""Draw the README's example: its context, what a model wrote to it, and the song's own stem.
 
-stage demo-data example --songs 1 --seconds 14 --seed 4242 --sounds soundfont --tempo-changes never
-stage prepare-data example --beats annotations
-uv run python docs/scripts/make_example.py context example docs/audio/song.flac
-stage generate --context docs/audio/song.flac --stem drums --seed 1 --format flac
-uv run python docs/scripts/make_example.py picture example docs/audio/song.flac drums docs/audio/song.drums.flac \
-        docs/audio/song.drums.png
+    stage demo-data example --songs 8 --seconds 10 --seed 3 --sounds synth
+    stage prepare-data example --beats annotations
+    stage generate --context docs/audio/example.flac --stem drums --seed 1 --format flac --output docs/audio/written
+    uv run python docs/scripts/make_example.py example docs/audio/example.flac drums \
+        docs/audio/written/example.drums.flac docs/images/example-drums.png
+
+The song is the one whose other stems are the context.
 """
 
 from __future__ import annotations
@@ -21,31 +22,26 @@ from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.indexed_song import IndexedSong
 
 RATE = 32000
+SAME = 0.99  # correlation
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, dest="command")
-    context = commands.add_parser("context")
-    context.add_argument("songs")
-    context.add_argument("output", type=Path)
-    context.add_argument("--without", nargs="+", default=["drums", "percussion"])
-    picture = commands.add_parser("picture")
-    picture.add_argument("songs")
-    picture.add_argument("context", type=Path)
-    picture.add_argument("stem")
-    picture.add_argument("written", type=Path)
-    picture.add_argument("output", type=Path)
+    parser.add_argument("songs", help="folder of prepared songs, one of which the context was made of")
+    parser.add_argument("context", type=Path)
+    parser.add_argument("stem")
+    parser.add_argument("written", type=Path)
+    parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    song = find_songs((options.songs,))[0]
-    if options.command == "context":
-        stems = [stem for stem in song.stems if stem not in options.without]
-        mix = np.sum([read(song, stem) for stem in stems], axis=0)
-        soundfile.write(options.output, mix * (0.7 / np.abs(mix).max()), RATE, subtype="PCM_16")
-        print(f"{options.output}: {', '.join(stems)}; {song.duration:g} s")
-        return
-    draw(song, options.stem, options.context, options.written, options.output)
+    heard = load(options.context)
+    for song in find_songs((options.songs,)):
+        others = np.sum([read(song, stem) for stem in song.stems if stem != options.stem], axis=0)
+        if others.shape == heard.shape and np.corrcoef(others, heard)[0, 1] > SAME:
+            print(f"{options.context} is {song.id}")
+            draw(song, options.stem, options.context, options.written, options.output)
+            return
+    parser.error(f"{options.context} was made of none of the songs in {options.songs}")
 
 
 def read(song: IndexedSong, stem: str) -> np.ndarray:
