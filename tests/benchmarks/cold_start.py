@@ -3,14 +3,16 @@
     uv run python tests/benchmarks/cold_start.py docs/audio/example.mix.flac
 
 "Import" is how long a fresh process takes to import the same modules, as many times; "by Python's account" is the sum
-that `-X importtime` gives in a run of the command, which costs time itself. The first run fills the disk's cache and is
-not counted.
+that `-X importtime` gives in a run of the command, which costs time itself. The first run fills the disk's cache, lets
+Python keep the bytecode of what it imports, and is not counted. `--no-bytecode` is for where it must not keep any
+(PYTHONDONTWRITEBYTECODE, which images of containers like to set) and none was written at installation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from environment import describe
 
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 IMPORT = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)", re.MULTILINE)
 
 # As the command line does (cli/generate.py).
@@ -55,9 +58,13 @@ def main() -> None:
     parser.add_argument("context", help="audio of at least that length")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-bytecode", action="store_true", help="compile all modules anew each time")
     arguments = parser.parse_args()
+    os.environ.pop(NO_BYTECODE, None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.no_bytecode:
+            os.environ |= {NO_BYTECODE: "1", "PYTHONPYCACHEPREFIX": name}  # nothing lies there
         generate(arguments.context, arguments.seconds, folder)
         runs = [generate(arguments.context, arguments.seconds, folder) for _ in range(arguments.rounds)]
         told = generate(arguments.context, arguments.seconds, folder, "-X", "importtime")[2]
