@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 
 from stage_cli.core.accompaniment.accompany import accompany, check_stem
 from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
+from stage_cli.core.accompaniment.level import USUAL, level_change
 from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
-from stage_cli.core.accompaniment.source import HEARD, read_source
+from stage_cli.core.accompaniment.source import read_source
 from stage_cli.core.accompaniment.track import CEILING, StemTrack, gain_for, mixed_blocks, write_scaled
 from stage_cli.core.audio.writing import AtomicAudioWriter
 from stage_cli.core.generation.config import GenerationConfig
@@ -56,8 +58,8 @@ def test_progress_counts_the_seconds_of_reading_and_writing(
 @pytest.mark.parametrize(
     ("peak", "note"),
     [
-        (0.003, "The context peaks at -50 dBFS: the model hears it 42 dB louder."),
-        (8.0, "The context peaks at 18 dBFS: the model hears it 27 dB quieter."),
+        (0.003, "The context peaks, in mono, at -50 dBFS: the model hears it 42 dB louder."),
+        (8.0, "The context peaks, in mono, at 18 dBFS: the model hears it 27 dB quieter."),
         (0.12, None),
         (1.3, None),
     ],
@@ -69,7 +71,7 @@ def test_a_context_is_heard_as_loud_as_models_know_it(
     music = np.random.default_rng(0).uniform(-1, 1, 2 * rate).astype(np.float32)
     heard: dict[float, torch.Tensor] = {}
     notes: list[str] = []
-    usual = 10 ** (sum(HEARD) / 2 / 20)
+    usual = 10 ** (sum(USUAL) / 2 / 20)
     for level in (peak, usual):
         path = tmp_path / f"{level}.wav"
         soundfile.write(path, music * (level / np.abs(music).max()), rate, subtype="FLOAT")
@@ -78,6 +80,29 @@ def test_a_context_is_heard_as_loud_as_models_know_it(
     # Tokens at a border may fall to either side of it.
     same = (heard[peak] == heard[usual]).float().mean()
     assert same > 0.99 if note else same < 0.9
+
+
+def test_a_quiet_context_keeps_its_level_in_the_mix(
+    tiny_model: StageModel, request_for: Callable[..., Request], tmp_path: Path
+) -> None:
+    rate = tiny_model.config.codec.sample_rate
+    music = np.random.default_rng(0).uniform(-0.01, 0.01, (rate, 2))
+    soundfile.write(tmp_path / "quiet.wav", music, rate, subtype="PCM_24")
+    result = accompany(tiny_model, request_for(FileContext(tmp_path / "quiet.wav")), GenerationConfig())
+    (stem,) = result.stems
+    assert stem.mix_path is not None
+    assert any("louder" in note for note in result.notes)
+    (own, _), (mix, _) = soundfile.read(stem.path), soundfile.read(stem.mix_path)
+    own, mix = (part * 10 ** (by / 20) for part, by in ((own, stem.turned_down), (mix, stem.mix_turned_down)))
+    np.testing.assert_allclose(mix - own[:, None], music, atol=1e-5)
+
+
+def test_a_plain_musicgen_hears_all_contexts_as_they_are(tiny_model: StageModel) -> None:
+    config = tiny_model.config
+    plain = dataclasses.replace(config, lm=dataclasses.replace(config.lm, separator=False))
+    assert level_change(0.003, config) == pytest.approx(42, abs=0.1)
+    assert level_change(0.003, plain) == 0
+    assert level_change(1e-4, config) == 0, "silence"
 
 
 @pytest.mark.parametrize("phase", ["read", "generate"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from stage_cli.core.weights.codecs import load_codec
 from stage_cli.core.weights.hub import resolve
 from stage_cli.core.weights.inspection import list_models, own_config
 from stage_cli.core.weights.packing import pack_codec, pack_model, quantize_rows
+from stage_cli.core.weights.tensors import SCALE_SUFFIX
 from stage_cli.errors import UsageError, WeightsError
 
 
@@ -104,6 +106,32 @@ def test_what_is_stored_as_int8_runs_as_int8(packed: Path, tiny_model: StageMode
     for name, module in model.lm.named_modules():
         if isinstance(module, Int8Linear):
             assert torch.equal(module.weights[0], stored[f"lm.{name}.weight"]), name
+
+
+def test_models_that_are_stored_as_int8_only_in_part_are_not_rounded(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "packed")
+    folder = tmp_path / "packed" / "drums"
+    stored = load_file(folder / "model.safetensors")
+    stored["lm.output_heads.weight"] = stored["lm.output_heads.weight"].float() * 1e-3
+    del stored["lm.output_heads.weight" + SCALE_SUFFIX]
+    save_file(stored, folder / "model.safetensors")
+    assert not plan_directory(folder).rounded
+    with pytest.raises(WeightsError, match="loaded as int8 cannot be saved"):
+        StageModel.from_pretrained(str(folder), device="cpu", precision="int8").save_pretrained(folder)
+
+
+def test_what_is_stored_as_int8_can_be_saved_as_it_runs(packed: Path, tmp_path: Path) -> None:
+    models = {
+        precision: StageModel.from_pretrained(str(packed / "drums"), device="cpu", precision=precision)
+        for precision in ("int8", "float32")
+    }
+    saved = {}
+    for precision, model in models.items():
+        model.save_pretrained(tmp_path / precision)
+        saved[precision] = load_file(tmp_path / precision / "model.safetensors")
+    assert saved["int8"].keys() == saved["float32"].keys()
+    for name, tensor in saved["int8"].items():
+        torch.testing.assert_close(tensor, saved["float32"][name], rtol=1e-6, atol=0)
 
 
 def test_the_shared_codec_is_found_by_all_who_ask(packed: Path) -> None:

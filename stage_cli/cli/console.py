@@ -138,6 +138,7 @@ def _bar(name: str) -> Generator[Callable[[str, float, float], None]]:
     with progress:
         tasks: dict[str, Any] = {}
         began: dict[str, float] = {}
+        before: dict[str, float] = {}
 
         def update(phase: str, done: float, total: float) -> None:
             if phase not in tasks:
@@ -145,6 +146,10 @@ def _bar(name: str) -> Generator[Callable[[str, float, float], None]]:
 
                 label = f"{_PHASES.get(phase, phase)} {escape(name)}"
                 tasks[phase], began[phase] = progress.add_task(label, total=total, speed=""), time.perf_counter()
+            elif done < before[phase]:  # a second pass
+                progress.reset(tasks[phase])
+                began[phase] = time.perf_counter()
+            before[phase] = done
             speed = done / max(time.perf_counter() - began[phase], 1e-9)
             progress.update(tasks[phase], completed=done, total=total, speed=f"{speed:.2f} × real time" if done else "")
 

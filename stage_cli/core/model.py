@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class StageModel(nn.Module):
         self.directory: Path | None = None
         self.offline = False
         self._text_encoder: TextEncoder | None = None
+        self._rounded = False  # whether int8 is what the weights were stored as
 
     @classmethod
     def from_pretrained(
@@ -86,7 +87,7 @@ class StageModel(nn.Module):
             source.check(expected)
         with torch.device("meta"):
             model = cls(plan.config, quantized=runtime.quantized)
-        model.runtime = runtime
+        model.runtime, model._rounded = runtime, plan.rounded
         with memory_errors(plan.config, runtime):
             model._allocate()
             for source in plan.sources:
@@ -146,15 +147,15 @@ class StageModel(nn.Module):
         """Write `config.json` and `model.safetensors`, each whole or not at all.
 
         Raises:
-            WeightsError: the weights are int8, or the directory cannot be written.
+            WeightsError: loading has rounded the weights to int8, or the directory cannot be written.
         """
-        if self.runtime.quantized:
+        if self.runtime.quantized and not self._rounded:
             raise WeightsError(
                 "A model that was loaded as int8 cannot be saved",
                 why="its weights are rounded",
                 next_step="load it with precision float32 or bfloat16",
             )
-        save_directory(Path(directory), self.config, self.state_dict().items())
+        save_directory(Path(directory), self.config, self._tensors())
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Save the model and upload it as `org/name`; returns the commit's address.
@@ -168,6 +169,14 @@ class StageModel(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push_directory(Path(folder), repository, private=private)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """List all tensors; what is kept as int8 as the floats that it stands for."""
+        yield from self.state_dict().items()
+        for name, module in self.named_modules():
+            if isinstance(module, Int8Linear):
+                quantized, scales = module.weights
+                yield f"{name}.weight", quantized * scales[:, None]
 
     def _allocate(self) -> None:
         """Make room for all tensors, in the precision and on the device where they are to stay.

@@ -75,7 +75,7 @@ CHANGES: dict[str, Change] = {
     "a telephone's band, 300 to 3400 Hz": filtered("bandpass", 300.0, 3400.0),
     "no lows (under 300 Hz)": filtered("highpass", 300.0),
     "no highs (over 1 kHz)": filtered("lowpass", 1000.0),
-    "in a church (6 s, as loud as the music)": church,
+    "in a church (reverberates for 3 s, as loud as the music)": church,
     "brown noise, 6 dB under the music": noisy,
     "MP3 at the lowest bit rate": mp3,
     "very quiet, −50 dB": lambda audio, _: audio * 10 ** (-50 / 20),

@@ -38,10 +38,11 @@ print(time.perf_counter() - began)
 """
 
 
-def generate(context: str, seconds: float, folder: Path, *options: str) -> tuple[float, dict, str]:
+def generate(arguments: argparse.Namespace, folder: Path, *options: str) -> tuple[float, dict, str]:
     """Wall seconds, what the command reports, and what Python says on standard error."""
-    command = [sys.executable, *options, "-m", "stage_cli", "generate", "--context", context, "--stem", "drums"]
-    command += ["--duration", str(seconds), "--output", str(folder / "stem.wav"), "--overwrite", "--json"]
+    command = [sys.executable, *options, "-m", "stage_cli", "generate", "--context", arguments.context]
+    command += ["--stem", "drums", "--duration", str(arguments.seconds), "--output", str(folder / "stem.wav")]
+    command += ["--overwrite", "--json", *([] if arguments.model is None else ["--model", arguments.model])]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, json.loads(done.stdout), done.stderr
@@ -56,6 +57,7 @@ def importing(names: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("context", help="audio of at least that length")
+    parser.add_argument("--model", help="of drums (default: the bundled one)")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-bytecode", action="store_true", help="compile all modules anew each time")
@@ -65,9 +67,9 @@ def main() -> None:
         folder = Path(name)
         if arguments.no_bytecode:
             os.environ |= {NO_BYTECODE: "1", "PYTHONPYCACHEPREFIX": name}  # nothing lies there
-        generate(arguments.context, arguments.seconds, folder)
-        runs = [generate(arguments.context, arguments.seconds, folder) for _ in range(arguments.rounds)]
-        told = generate(arguments.context, arguments.seconds, folder, "-X", "importtime")[2]
+        generate(arguments, folder)
+        runs = [generate(arguments, folder) for _ in range(arguments.rounds)]
+        told = generate(arguments, folder, "-X", "importtime")[2]
     modules = IMPORT.findall(told)
     account = sum(int(microseconds) for microseconds, _ in modules) / 1e6
     # Of other packages the top is enough: they import what they need.

@@ -155,7 +155,6 @@ def test_an_iterator_that_is_closed_gives_the_threads_back() -> None:
 def test_the_time_of_other_work_is_not_a_steps_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock({2: 0.03, 1: 0.05})
     monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
-    monkeypatch.setattr(threads, "SMALL_STEP", 0)  # this model stands for a large one
     with StepThreads(int8_model(), 2) as steps:
         clock.run(steps, 10)
         used = []

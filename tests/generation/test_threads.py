@@ -148,6 +148,24 @@ def test_small_models_keep_to_one_and_those_whose_kernels_are_not_so_exact_to_al
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize(("variations", "expected"), [(1, {1}), (2, {1, 2})])
+def test_the_rows_of_a_step_are_those_of_guidance_and_variations(
+    variations: int, expected: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "SMALL_STEP", CONFIG.parameters * 2)  # one variation's, with guidance
+    context = torch.zeros(1, 4, 10, dtype=torch.int64)
+    seen: set[int] = set()
+    decode_window(
+        int8_model(),
+        context,
+        context[:, :, :0].expand(variations, -1, -1),
+        torch.rand(variations, 4, 12),
+        GenerationConfig(),
+        on_step=lambda _: seen.add(torch.get_num_threads()),
+    )
+    assert seen == expected
+
+
 def test_an_interrupted_window_gives_the_threads_back() -> None:
     context = torch.zeros(1, 4, 10, dtype=torch.int64)
 

@@ -326,8 +326,8 @@ def test_an_int8_product_of_any_shape(kernel: str) -> None:
 
 
 def test_a_product_of_the_largest_bytes(kernel: str) -> None:
-    """Processors without VNNI add two products in 16 bits: more than 63 steps of activations would overflow there."""
-    assert 2 * (2 * ACTIVATION_STEPS) * 127 < 2**15
+    """Processors without VNNI add two products in 16 bits, which must not overflow there."""
+    assert 2 * (2 * ACTIVATION_STEPS + 1) * 127 < 2**15
     layer = Int8Linear(64, 32)
     layer.keep(torch.full((32, 64), 2.0))
     torch.testing.assert_close(layer(torch.full((2, 64), 3.0)), torch.full((2, 32), 384.0))

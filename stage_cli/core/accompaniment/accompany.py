@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage_cli.core.accompaniment.level import SILENCE
 from stage_cli.core.accompaniment.live import PIECE_SECONDS, Live, Stream, context_blocks, open_live
 from stage_cli.core.accompaniment.request import Request
-from stage_cli.core.accompaniment.source import SILENCE, Progress, Source, read_continuation, read_source
+from stage_cli.core.accompaniment.source import Progress, Source, read_continuation, read_source
 from stage_cli.core.accompaniment.track import StemTrack, Track, gain_for, mixed_blocks, write_scaled
 from stage_cli.core.audio.writing import AtomicAudioWriter
 from stage_cli.core.codec.streaming import PIECE_FRAMES, StreamingDecoder

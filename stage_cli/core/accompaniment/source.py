@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,17 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.accompaniment.context import Context, FileContext
+from stage_cli.core.accompaniment.level import SILENCE, changed_level, decibels, level_change
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.reading import MonoReader
 from stage_cli.core.codec.streaming import StreamingEncoder
 from stage_cli.core.model import StageModel
 from stage_cli.errors import UsageError
 
-# A peak under this is called silent, in dBFS.
-SILENCE = -60.0
-
-# Peaks of contexts, in dBFS, that models take as they are; others are heard as loud as the middle of these. Training
-# draws none that is quieter (`_LEVEL` of core/data/effects.py), and a codec makes other tokens of quiet music.
-HEARD = (-20.0, 3.0)
-
 Progress = Callable[[str, float, float], None]
-"""Called with the name of the phase ("read" or "generate"), the seconds of audio done, and the seconds in all."""
+"""Called with the name of the phase ("read" or "generate"), the seconds of audio done, and the seconds in all.
+
+A context may be read twice: its seconds then begin anew."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +65,19 @@ def read_source(model: StageModel, context: Context, on_progress: Progress, note
         total = min(total, context.duration)
     codes, _ = encode_audio(model, reader, total, on_progress)
     stats = reader.stats
-    peak = decibels(stats.peak)
     if decibels(stats.source_peak) < SILENCE:
         notes.append("The context is silent: there is nothing to follow.")
-    elif peak < SILENCE:
+    elif decibels(stats.peak) < SILENCE:
         notes.append("The context's channels cancel out in mono: there is nothing to follow.")
-    elif not HEARD[0] <= peak <= HEARD[1]:
+    elif change := level_change(stats.peak, model.config):
         # Its peak is known only now: a context that is as loud as most are need not be read twice.
-        change = sum(HEARD) / 2 - peak
-        direction = "louder" if change > 0 else "quieter"
-        notes.append(f"The context peaks at {peak:.0f} dBFS: the model hears it {abs(change):.0f} dB {direction}.")
-        gain = np.float32(10 ** (change / 20))
+        peak, direction = decibels(stats.peak), "louder" if change > 0 else "quieter"
+        notes.append(
+            f"The context peaks, in mono, at {peak:.0f} dBFS: the model hears it {abs(change):.0f} dB {direction}."
+        )
+        gain = np.float32(changed_level(change))
         codes, _ = encode_audio(model, (block * gain for block in reader), total, on_progress)
     return Source(codes, stats.source_frames, stats.source_rate, stats.channels)
-
-
-def decibels(peak: float) -> float:
-    """Turn a peak into dBFS; that of nothing is −240."""
-    return 20 * math.log10(max(peak, 1e-12))
 
 
 def encode_audio(

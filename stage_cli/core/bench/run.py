@@ -32,7 +32,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Model:
-    """What is measured: its name, its config, and where it lies; None: random weights, to be written first."""
+    """What is measured: its name, its config, where it lies, and whether its weights are stored as int8.
+
+    Where it lies nowhere its weights are random, to be written first.
+    """
 
     name: str
     config: StageConfig

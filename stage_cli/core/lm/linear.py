@@ -28,7 +28,7 @@ INT8_KERNEL_ROWS = 32
 QUANTIZED_AT_ONCE = 2**20
 
 # Steps from zero to a row's largest activation. Of the 127 that a byte has room for, processors without VNNI can use no
-# more: they add two products in 16 bits. All do so, that a seed draws the same tokens on each of them.
+# more: they add two products in 16 bits. All do so: a product is then the same on each of them.
 ACTIVATION_STEPS = 63
 
 _ENGINE = "fbgemm"

@@ -235,7 +235,8 @@ def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
     file = open_checkpoint(weights_file(directory))
     names = [name for name in own_shapes(config) if shared is None or not name.startswith("codec.")]
     own = Source(file, {name: same(name) for name in names}, lambda _: False)
-    rounded = isinstance(file, SafetensorsFile) and any(file.rounded(name) for name in names if name.startswith("lm."))
+    matrices = [name for name, shape in own_shapes(config).items() if name.startswith("lm.") and len(shape) == 2]
+    rounded = isinstance(file, SafetensorsFile) and all(map(file.rounded, matrices))
     return Plan(config, (own,) if shared is None else (own, _shared_codec_part(shared).source), rounded)
 
 

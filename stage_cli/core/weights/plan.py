@@ -48,7 +48,8 @@ class Plan:
     Attributes:
         config: the model's.
         sources: where each of its tensors comes from.
-        rounded: whether its language model's matrices are stored as int8: rounding them to it changes nothing.
+        rounded: whether the matrices of all its language model's linears are stored as int8: rounding them to it
+            changes nothing.
     """
 
     config: StageConfig

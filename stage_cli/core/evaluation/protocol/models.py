@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stage_cli.core.accompaniment.level import changed_level, level_change
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.audio_chunks import resample
 from stage_cli.core.evaluation.protocol.clips import Clip
@@ -20,7 +21,7 @@ from stage_cli.core.evaluation.protocol.memory import begin_peak, peak_memory
 from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
 from stage_cli.core.evaluation.protocol.systems import System, Take, true_stem
 from stage_cli.core.generation.song import generate_song
-from stage_cli.core.model import StageModel, memory_errors
+from stage_cli.core.model import StageModel, memory_errors, runtime_for
 from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
 from stage_cli.core.weights.checkpoint import plan_directory
@@ -55,7 +56,8 @@ class ModelSystem(System):
         self.name, self.title = f"model:{title}", title
         self.spec = spec
         self._config = config
-        found = plan_directory(directory, offline=config.offline).config
+        plan = plan_directory(directory, offline=config.offline)
+        found = plan.config
         if found.stem not in (None, config.stem):
             raise UsageError(
                 f"{spec} writes {found.stem}, not {config.stem}",
@@ -68,7 +70,8 @@ class ModelSystem(System):
             kind: config.generation_of(found.sampling_for(metronome=kind == "metronome")) for kind in config.contexts
         }
         drawn = {kind: draw.sampling for kind, draw in self._draws.items()}
-        self.content = digest_of(self.weights, config.precision, drawn, config.descriptions)
+        precision = runtime_for(found, config.device, config.precision, rounded=plan.rounded).precision
+        self.content = digest_of(self.weights, precision, drawn, config.descriptions)
         self.about = {
             "name": spec if resolve_is_name(spec) else Path(spec).name,
             "parameters": found.lm.parameters,
@@ -76,6 +79,7 @@ class ModelSystem(System):
             "window_seconds": found.window_seconds,
             "licence": found.licence,
             "base": found.base,
+            "precision": precision,
             **_differing(drawn),
             "content": self.weights[:16],
         }
@@ -108,6 +112,8 @@ class ModelSystem(System):
         model = self._model
         rate = model.config.codec.sample_rate
         context = resample(clip.context, clip.sample_rate, rate)
+        change = level_change(float(np.abs(context).max(initial=0.0)), model.config)
+        context = context * np.float32(changed_level(change))
         draw = dataclasses.replace(self._draws[clip.plan.context_kind], seed=clip.plan.seed, variations=1)
         begin_peak(model.runtime.device)
         began = time.perf_counter()
