@@ -110,8 +110,10 @@ def test_the_recipes_for_adapters_and_from_scratch():
     )
     assert tiny.model.codec == "bundled-codec"
     assert tiny.model.from_scratch
-    expected = LanguageModelConfig(4, 1024, 256, 5, 4, 1024, None, positions="restart", aligned_context=True)
-    assert tiny.model.lm == expected
+    # What was found to listen to its context, in fewer steps.
+    layout = {"context_attention": "full", "aligned_context": True, "context_convolutions": 6}
+    assert tiny.model.lm == LanguageModelConfig(4, 1024, 256, 5, 4, 1024, None, **layout)
+    assert tiny.model.lm == load_config("bundled-drums").model.lm
     # From scratch the first codebook needs at least half of the loss.
     assert tiny.train.loss_weights(4) == pytest.approx((3 / 5.5, 1.3 / 5.5, 0.7 / 5.5, 0.5 / 5.5))
     assert tiny.train.loss_weights(4)[0] >= 0.5
