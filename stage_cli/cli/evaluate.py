@@ -56,7 +56,9 @@ def evaluate(
     metronome_set: Annotated[
         bool, typer.Option("--metronome-set", help="Click tracks of 100 to 179 bpm; needs no songs.")
     ] = False,
-    songs: Annotated[int, typer.Option("--songs", help="Songs at most, the last by name.")] = _DEFAULTS.songs,
+    songs: Annotated[
+        int | None, typer.Option("--songs", help="Songs at most, the last by name (24; of --split all all).")
+    ] = None,
     chunks: Annotated[int, typer.Option("--chunks", help="Clips of each song.")] = _DEFAULTS.chunks,
     seconds: Annotated[
         float | None,

@@ -181,7 +181,7 @@ def _settings(config: EvaluationConfig, listener: Listener) -> dict[str, Any]:
     if config.source == "data":
         told |= {"data": [Path(root).expanduser().resolve().name for root in config.data]}
         split = config.split if config.validation_file is None else config.validation_file.name
-        told |= {"chunks": config.chunks, "songs": config.songs, "split": split}
+        told |= {"chunks": config.chunks, "songs": config.most_songs, "split": split}
     if config.context_folder is not None:
         told |= {"context_folder": config.context_folder.resolve().name}
         told |= {"reference": None if config.reference is None else config.reference.resolve().name}

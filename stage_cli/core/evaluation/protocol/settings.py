@@ -38,7 +38,7 @@ class EvaluationConfig:
         data: folders of prepared songs.
         context: "mix", "metronome" or "both", of prepared songs.
         chunks: clips of each song.
-        songs: at most, the last by name, as published.
+        songs: at most, the last by name; None is 24, as published, and of the split "all" all.
         seconds: length of the clips; None is 10 s, and the whole of each file in a folder of contexts.
         split: which songs: "last" by name, the training's "fraction", or "all".
         validation_file: a text file of song ids, instead of a split.
@@ -71,7 +71,7 @@ class EvaluationConfig:
     data: tuple[str, ...] = ()
     context: str = "mix"
     chunks: int = 4
-    songs: int = _DATA.validation_songs
+    songs: int | None = None
     seconds: float | None = None
     split: str = "last"
     validation_file: Path | None = None
@@ -99,7 +99,8 @@ class EvaluationConfig:
         _choice("--tracker", self.tracker, TRACKERS)
         _choice("--split", self.split, SPLITS)
         _number("--chunks", self.chunks, 1, 1000)
-        _number("--songs", self.songs, 1, 1_000_000)
+        if self.songs is not None:
+            _number("--songs", self.songs, 1, 1_000_000)
         if self.seconds is not None:
             _number("--seconds", self.seconds, 1, 600)
             object.__setattr__(self, "seconds", float(self.seconds))  # 6 and 6.0 are one setting
@@ -128,6 +129,13 @@ class EvaluationConfig:
         return ("mix", "metronome") if self.context == "both" else (self.context,)
 
     @property
+    def most_songs(self) -> int | None:
+        """How many songs are taken at most; None is no limit."""
+        if self.songs is None and (self.split != "all" or self.validation_file is not None):
+            return _DATA.validation_songs
+        return self.songs
+
+    @property
     def clip_seconds(self) -> float:
         """Length of the clips of songs and of the metronome set."""
         return CLIP_SECONDS if self.seconds is None else self.seconds
@@ -151,7 +159,7 @@ class EvaluationConfig:
         if self.source == "data":
             folders = [str(Path(root).expanduser().resolve()) for root in self.data]
             split = self.split if self.validation_file is None else str(self.validation_file.resolve())
-            kept |= {"data": folders, "context": self.context, "chunks": self.chunks, "songs": self.songs}
+            kept |= {"data": folders, "context": self.context, "chunks": self.chunks, "songs": self.most_songs}
             kept |= {"split": split}
         if self.context_folder is not None:
             kept |= {"context": str(self.context_folder.resolve())}

@@ -36,9 +36,10 @@ class SongClips(ClipSource):
         seed = config.generation.seed
         data = _data_config(config)
         songs = _chosen(config, data)
-        if len(songs) < config.songs and config.split == "last" and config.validation_file is None:
+        most = config.most_songs
+        if most is not None and len(songs) < most and config.split == "last" and config.validation_file is None:
             self.notes = (
-                f"There are {len(songs)} songs, not {config.songs}: all of them are used. A model that was trained on "
+                f"There are {len(songs)} songs, not {most}: all of them are used. A model that was trained on "
                 "them knows them.",
             )
         self._sets: dict[str, StemDataset] = {}
@@ -104,6 +105,7 @@ def _chosen(config: EvaluationConfig, data: DataConfig) -> list[IndexedSong]:
     """Return the songs to evaluate on, by id."""
     songs = find_songs(data.root)
     if data.split in ("last", "none"):
-        usable = sorted(eligible_songs(songs, data), key=lambda song: song.id)
-        return usable[-config.songs :] if data.split == "last" else usable
-    return list(split_songs(songs, data).validation[-config.songs :])
+        chosen = sorted(eligible_songs(songs, data), key=lambda song: song.id)
+    else:
+        chosen = list(split_songs(songs, data).validation)
+    return chosen if config.most_songs is None else chosen[-config.most_songs :]
