@@ -33,8 +33,3 @@ def level_change(peak: float, config: StageConfig) -> float:
     if not config.lm.separator or level < SILENCE or USUAL[0] <= level <= USUAL[1]:
         return 0.0
     return sum(USUAL) / 2 - level
-
-
-def changed_level(change: float) -> float:
-    """Turn a change of level in dB into a factor."""
-    return 10 ** (change / 20)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.accompaniment.context import Context, FileContext
-from stage_cli.core.accompaniment.level import SILENCE, changed_level, decibels, level_change
+from stage_cli.core.accompaniment.level import SILENCE, decibels, level_change
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.reading import MonoReader
 from stage_cli.core.codec.streaming import StreamingEncoder
@@ -75,7 +75,7 @@ def read_source(model: StageModel, context: Context, on_progress: Progress, note
         notes.append(
             f"The context peaks, in mono, at {peak:.0f} dBFS: the model hears it {abs(change):.0f} dB {direction}."
         )
-        gain = np.float32(changed_level(change))
+        gain = np.float32(10 ** (change / 20))
         codes, _ = encode_audio(model, (block * gain for block in reader), total, on_progress)
     return Source(codes, stats.source_frames, stats.source_rate, stats.channels)
 

@@ -24,7 +24,7 @@ from stage_cli.core.weights.hub import HUB_ID, fetch_model
 from stage_cli.core.weights.own_config import read_own_config, shared_codec
 from stage_cli.core.weights.plan import Plan, Source
 from stage_cli.core.weights.recipes import same
-from stage_cli.core.weights.tensors import PickleFile, SafetensorsFile, Shape, TensorFile, open_checkpoint
+from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
 
 MODEL_FILE = "model.safetensors"
@@ -233,11 +233,12 @@ def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
     config = read_own_config(directory, values)
     shared = shared_codec(directory, values)
     file = open_checkpoint(weights_file(directory))
-    names = [name for name in own_shapes(config) if shared is None or not name.startswith("codec.")]
+    shapes = own_shapes(config)
+    names = [name for name in shapes if shared is None or not name.startswith("codec.")]
     own = Source(file, {name: same(name) for name in names}, lambda _: False)
-    matrices = [name for name, shape in own_shapes(config).items() if name.startswith("lm.") and len(shape) == 2]
-    rounded = isinstance(file, SafetensorsFile) and all(map(file.rounded, matrices))
-    return Plan(config, (own,) if shared is None else (own, _shared_codec_part(shared).source), rounded)
+    linears = (name for name, shape in shapes.items() if name.startswith("lm.") and len(shape) == 2)
+    sources = (own,) if shared is None else (own, _shared_codec_part(shared).source)
+    return Plan(config, sources, all(map(file.rounded, linears)))
 
 
 def _plan_transformers(directory: Path, values: Mapping[str, Any]) -> Plan:

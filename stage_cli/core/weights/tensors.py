@@ -35,6 +35,11 @@ class TensorFile(ABC):
     def read(self, name: str) -> Tensor:
         """Read one tensor, in the precision in which it is stored."""
 
+    def rounded(self, name: str) -> bool:
+        """Whether a tensor is stored as int8 with a scale a row."""
+        del name
+        return False
+
 
 class SafetensorsFile(TensorFile):
     """One or several safetensors files read as one.
@@ -67,7 +72,7 @@ class SafetensorsFile(TensorFile):
                 raise _broken(self._paths[name], f"{name} is not a scale for each row of another tensor")
 
     def rounded(self, name: str) -> bool:
-        """Whether a tensor is stored as int8."""
+        """See `TensorFile.rounded`."""
         return name + SCALE_SUFFIX in self._paths
 
     def read(self, name: str) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stage_cli.core.accompaniment.level import changed_level, level_change
+from stage_cli.core.accompaniment.level import level_change
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.audio_chunks import resample
 from stage_cli.core.evaluation.protocol.clips import Clip
@@ -113,7 +113,7 @@ class ModelSystem(System):
         rate = model.config.codec.sample_rate
         context = resample(clip.context, clip.sample_rate, rate)
         change = level_change(float(np.abs(context).max(initial=0.0)), model.config)
-        context = context * np.float32(changed_level(change))
+        context = context * np.float32(10 ** (change / 20))
         draw = dataclasses.replace(self._draws[clip.plan.context_kind], seed=clip.plan.seed, variations=1)
         begin_peak(model.runtime.device)
         began = time.perf_counter()
