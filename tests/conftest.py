@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pretend_cuda import PretendedDevice, pretended_cuda
 from random_weights import randomise
 from tiny_sizes import TINY_CODEC, TINY_LM
 
@@ -59,6 +60,15 @@ def tiny_model_dir(tiny_config: StageConfig, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_dir: Path) -> StageModel:
     return StageModel.from_pretrained(str(tiny_model_dir), device="cpu")
+
+
+@pytest.fixture
+def device() -> Iterator[PretendedDevice]:
+    """A CUDA device that is not there."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real one")
+    with pretended_cuda() as device:
+        yield device
 
 
 @pytest.fixture

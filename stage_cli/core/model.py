@@ -97,6 +97,9 @@ class StageModel(nn.Module):
                     del tensor  # before the next is read: it keeps its part of the file in memory
         if expected:
             raise WeightsError(f"The checkpoint has no {', '.join(sorted(expected)[:8])}")
+        for module in model.modules():
+            if isinstance(module, nn.LSTM):
+                module.flatten_parameters()  # on CUDA; else cuDNN gathers them at each call, and warns of it
         return model.eval()
 
     def encode_description(self, description: str) -> Tensor:

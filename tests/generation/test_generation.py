@@ -36,8 +36,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type
     return request.param
 
 
-@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "convolutions", "all options", "plain"])
-def lm(request: pytest.FixtureRequest) -> LanguageModel:
+def language_model(kind: str) -> LanguageModel:
     config = LanguageModelConfig(
         codebooks=K,
         codebook_size=CODES,
@@ -46,11 +45,11 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
         heads=4,
         feed_forward=128,
         text_dimension=16,
-        separator=request.param != "plain",
-        positions="restart" if request.param in ("restart", "all options") else "absolute",
-        context_attention="full" if request.param in ("full", "convolutions", "all options") else "causal",
-        aligned_context=request.param in ("aligned", "all options"),
-        context_convolutions=3 if request.param in ("convolutions", "all options") else 0,
+        separator=kind != "plain",
+        positions="restart" if kind in ("restart", "all options") else "absolute",
+        context_attention="full" if kind in ("full", "convolutions", "all options") else "causal",
+        aligned_context=kind in ("aligned", "all options"),
+        context_convolutions=3 if kind in ("convolutions", "all options") else 0,
     )
     model = LanguageModel(config).eval()
     randomise(model, seed=3)
@@ -58,6 +57,11 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
     heads: Any = model.output_heads
     heads.weight.data.mul_(2)
     return model
+
+
+@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "convolutions", "all options", "plain"])
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    return language_model(request.param)
 
 
 def codes(T: int, seed: int, B: int = 1) -> Tensor:
