@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from environment import describe
+from torch.nn import functional as F
 
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import MetronomeContext
@@ -80,6 +81,33 @@ def theirs(lm: LanguageModel, context: int, steps: int) -> float:
     return median(times[len(times) // 4 :])
 
 
+def attention_ms(lm: LanguageModel, rows: int, room: int, attend: Callable[..., torch.Tensor]) -> float:
+    """Milliseconds of the attention of one step in all layers, recorded as a step is: the median of 20."""
+    device, heads, width = lm.embeddings.device, lm.config.heads, lm.config.head_dimension
+    keys_values = torch.randn(lm.config.layers, 2, rows, heads, room, width, device=device, dtype=lm.dtype)
+    q = torch.randn(rows, heads, 1, width, device=device, dtype=lm.dtype)
+    mask = torch.zeros(rows, 1, 1, room, device=device, dtype=lm.dtype)
+
+    def step() -> None:
+        for keys, values in keys_values.unbind(0):
+            attend(q, keys, values, attn_mask=mask)
+
+    with torch.inference_mode():
+        run = step
+        if device.type == "cuda":
+            step()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+            run = graph.replay
+        return 1e3 * median(seconds(device, run) for _ in range(20))
+
+
+def by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+    """Attention as two products and a softmax: more operations than torch's own, but of more threads for one query."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + attn_mask).softmax(dim=-1) @ v
+
+
 def song_seconds(model: StageModel, length: float) -> float:
     """Wall seconds of writing a stem over clicks of some length, codec included."""
     request = Request(MetronomeContext(120, duration=length), model.config.stem or "drums", ())
@@ -134,6 +162,9 @@ def main() -> None:
         rows.append(("peak memory, GB", f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"))
     song_seconds(model, 40.0 if device == "cuda" else 2.0)
     rows.append((f"song of {song:g} s, s (4 min: asked 12)", f"{song_seconds(model, song):.1f}"))
+    for size in (2, 2 * many):
+        own, products = (attention_ms(lm, size, 1024, how) for how in (F.scaled_dot_product_attention, by_products))
+        rows.append((f"attention of a step, {size} rows, ms: torch's own, by products", f"{own:.3f}, {products:.3f}"))
     greedy = GenerationConfig(temperature=0.0)
     recorded, one_by_one = window(lm, 1, frames, frames, greedy), decode.steps_for
     decode.steps_for = lambda lm: PlainSteps

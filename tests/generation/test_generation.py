@@ -275,14 +275,17 @@ def test_three_ways_to_be_greedy(lm: LanguageModel) -> None:
 def _rows_fed(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> list[tuple[int, int]]:
     """(rows, steps) of each forward pass."""
     fed: list[tuple[int, int]] = []
-    embed = lm.embed
 
-    def count(tokens: Tensor, positions: Tensor) -> Tensor:
-        fed.append((tokens.shape[0], tokens.shape[2]))
-        return embed(tokens, positions)
+    def counted(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def count(tokens: Tensor, *others: Any) -> Tensor:
+            fed.append((tokens.shape[0], tokens.shape[2]))
+            return forward(tokens, *others)
+
+        return count
 
     with monkeypatch.context() as patch:
-        patch.setattr(lm, "embed", count)
+        for name in ("prefill", "advance"):
+            patch.setattr(lm, name, counted(getattr(lm, name)))
         run()
     return fed
 

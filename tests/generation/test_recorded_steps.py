@@ -16,6 +16,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.graphs import Recording
 from stage_cli.core.generation.song import generate_song, uniform_numbers
+from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
 
@@ -85,6 +86,24 @@ def test_no_step_waits_for_the_device(there: LanguageModel, device: PretendedDev
     window(there, codes(10, 1), codes(2, 2), uniform_numbers(0, 1, K, WINDOW), GenerationConfig())
     assert device.asked == 0
     assert len(device.tapes) == 1
+
+
+def operations(layers: int, samples: int, device: PretendedDevice) -> int:
+    config = LanguageModelConfig(
+        codebooks=K, codebook_size=32, dimension=64, layers=layers, heads=2, feed_forward=128, text_dimension=None
+    )
+    there = LanguageModel(config).eval().to("cuda")
+    window(there, codes(10, 1), codes(0, 2, B=samples), uniform_numbers(0, samples, K, WINDOW), GenerationConfig())
+    return device.tapes[-1].names.total()
+
+
+def test_a_step_is_few_operations(device: PretendedDevice) -> None:
+    """Each costs a GPU about as much as another; products of a layer are four, norms two, additions two."""
+    one, two = (operations(layers, 1, device) for layers in (1, 2))
+    assert two - one == 4 + 2 + 2 + len(["keys and values kept", "attention", "GELU"])
+    assert one - (two - one) <= 41  # embedding, sampling, and what all layers share
+    many = operations(2, 4, device) - operations(1, 4, device)
+    assert many == two - one + len(["attention of the unconditional rows", "both together"])
 
 
 @pytest.mark.parametrize("how", ["number", "to the host", "from the host", "size"])

@@ -20,7 +20,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.rows import Draws, Rows, heard_between
 from stage_cli.core.generation.steps import draw
 from stage_cli.core.lm.delay_pattern import undelay
-from stage_cli.core.lm.static_cache import StaticCache
+from stage_cli.core.lm.static_memory import Past, StaticMemory
 from stage_cli.core.lm.transformer import LanguageModel
 
 KEPT_SHAPES = 2
@@ -39,7 +39,7 @@ class Shape:
     Attributes:
         rows: R, samples written together.
         steps: of the target.
-        capacities: of each group's cache, with the place where its positions restart and the length of its text.
+        pasts: of each group of rows.
         places: of what is heard of the context, or 0.
         weights: where they lie, and in which precision.
         config: guidance and sampling.
@@ -47,7 +47,7 @@ class Shape:
 
     rows: int
     steps: int
-    capacities: tuple[tuple[int, int, int], ...]
+    pasts: tuple[Past, ...]
     places: int
     weights: tuple[int, torch.dtype]
     config: tuple[tuple[str, float], ...]
@@ -55,11 +55,11 @@ class Shape:
     @classmethod
     def of(cls, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, config: GenerationConfig) -> Shape:
         """Return the shape of a window."""
-        heard = groups[0].heard
+        heard, samples = groups[0].heard, draws.uniforms.shape[0]
         return cls(
-            draws.uniforms.shape[0],
+            samples,
             draws.steps,
-            tuple((rows.layout.steps, rows.cache.restart, _text_length(rows)) for rows in groups),
+            tuple(Past.of(rows.cache, samples) for rows in groups),
             0 if heard is None else heard.shape[1],
             (lm.embeddings.data_ptr(), lm.dtype),
             tuple(sorted(config.sampling.items())),
@@ -78,16 +78,10 @@ class Recording:
     """
 
     def __init__(self, lm: LanguageModel, shape: Shape, config: GenerationConfig) -> None:
-        self._config, self._groups = config, len(shape.capacities)
+        self._config, self._groups = config, len(shape.pasts)
         device, K = lm.embeddings.device, lm.config.codebooks
         rows = shape.rows * self._groups
-        self._caches = [
-            StaticCache(
-                lm.config, shape.rows, capacity, text_length=length, restart=restart, dtype=lm.cache_dtype,
-                device=device,
-            )
-            for capacity, restart, length in shape.capacities
-        ]  # fmt: skip
+        self._memory = StaticMemory(lm.config, shape.pasts, shape.steps, dtype=lm.cache_dtype, device=device)
         # The step before the target's first one comes first, here and in what is heard.
         self.tokens = torch.zeros(rows, K, shape.steps + 1, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(shape.rows, K, shape.steps, device=device)
@@ -100,8 +94,7 @@ class Recording:
 
     def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
         """Take over a window, and feed its known frames but the newest."""
-        for cache, rows in zip(self._caches, groups, strict=True):
-            cache.load(rows.cache)
+        self._memory.load([rows.cache for rows in groups])
         self.tokens.copy_(torch.cat([rows.between(-1, draws.steps) for rows in groups]))
         self._uniforms.copy_(draws.uniforms)
         self._writable.copy_(draws.writable)
@@ -109,7 +102,7 @@ class Recording:
             self._heard.copy_(torch.cat([rows.heard for rows in groups if rows.heard is not None]))
         self._step.fill_(kept)
         if kept:
-            lm.advance(self.tokens[:, :, :kept], self._caches, heard_between(groups, -1, kept - 1))
+            lm.advance(self.tokens[:, :, :kept], self._memory, heard_between(groups, -1, kept - 1))
 
     def run(self, lm: LanguageModel) -> None:
         """Take the next step."""
@@ -122,7 +115,7 @@ class Recording:
         """Feed, draw, write. Nothing in here may ask the device for a number."""
         step = self._step
         heard = None if self._heard is None else self._heard.index_select(1, step)
-        logits = lm.advance(self.tokens.index_select(2, step), self._caches, heard)
+        logits = lm.advance(self.tokens.index_select(2, step), self._memory, heard)
         tokens = draw(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
         here = self.tokens.index_select(2, step + 1)
         writable = self._writable.index_select(2, step).repeat(self._groups, 1, 1)
@@ -147,8 +140,7 @@ class Recording:
 
     def _rewind(self) -> None:
         self._step.zero_()
-        for cache in self._caches:
-            cache.length.zero_()
+        self._memory.rewind()
 
 
 _recordings: WeakKeyDictionary[LanguageModel, OrderedDict[Shape, Recording]] = WeakKeyDictionary()
@@ -194,7 +186,3 @@ def _recording(lm: LanguageModel, shape: Shape, config: GenerationConfig) -> Rec
         kept.popitem(last=False)
     kept[shape] = Recording(lm, shape, config)
     return kept[shape]
-
-
-def _text_length(rows: Rows) -> int:
-    return rows.cache.text[0][0].shape[2] if rows.cache.text else 0

@@ -7,6 +7,7 @@ Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,24 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import linear
-from stage_cli.core.lm.static_cache import Cache, StaticCache
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of some steps in one layer, `[B, heads, S, D / heads]` each."""
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Some rows of a batch, and what they attend to of their text.
+
+    Attributes:
+        rows: how many.
+        text: as `KVCache.text`.
+    """
+
+    rows: int
+    text: list[KeysValues]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -125,13 +139,11 @@ class Layer(nn.Module):
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
 
 
-def attend_cached(cache: Cache, layer: int, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
+def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Tensor:
     """Self-attention of the newest s steps over all steps so far; `[rows, heads, s, D / heads]` each.
 
     The first steps of all may attend to each other in both directions (`causal` False).
     """
-    if isinstance(cache, StaticCache):
-        return cache.attend(layer, q, k, v)
     past, s = cache.length, q.shape[2]
     keys, values = cache.append(layer, k, v)
     if past == 0:
@@ -140,7 +152,7 @@ def attend_cached(cache: Cache, layer: int, q: Tensor, k: Tensor, v: Tensor, *, 
     return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask).to(q.dtype)
 
 
-def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[Cache], *, causal: bool) -> Tensor:
+def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
     """Run the newest s steps through the layers; what the caches hold grows, their `length` does not.
 
     Args:
@@ -161,9 +173,9 @@ def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[Cache], *, ca
     return x
 
 
-def attend_texts(layer: Layer, index: int, x: Tensor, caches: Sequence[Cache]) -> Tensor:
-    """Add the cross-attention's output to x `[R, s, D]` where a cache holds a text; rows without one skip it."""
-    if not any(cache.text for cache in caches):
+def attend_texts(layer: Layer, index: int, x: Tensor, texts: Sequence[KVCache | TextRows]) -> Tensor:
+    """Add the cross-attention's output to x `[R, s, D]` where rows have a text; those without one skip it."""
+    if not any(rows.text for rows in texts):
         return x
-    parts = zip(caches, x.split([cache.rows for cache in caches]), strict=True)
-    return torch.cat([layer.attend_text(part, *cache.text[index]) if cache.text else part for cache, part in parts])
+    parts = zip(texts, x.split([rows.rows for rows in texts]), strict=True)
+    return torch.cat([layer.attend_text(part, *rows.text[index]) if rows.text else part for rows, part in parts])

@@ -3,9 +3,8 @@
 K embedding tables summed, layers (`lm/layer.py`), K output heads in one matrix (https://arxiv.org/abs/2306.05284;
 names of the weights in docs/model.md).
 
-As published, context and target are one causal sequence. With an option of the config that reads the context first
-(`LanguageModelConfig.reads_context_first`) they are two: the layers run over the context, then over the rest, which
-attends to the context's keys and values and can be given its hidden states.
+As published, context and target are one causal sequence. With `LanguageModelConfig.reads_context_first` they are two:
+the layers run over the context, then over the rest, which attends to it and can be given its hidden states.
 
 Linears have no bias: zero text vectors would add exactly nothing, so rows without text skip the cross-attention.
 """
@@ -29,7 +28,7 @@ from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
 from stage_cli.core.lm.linear import Int8Linear, linear
 from stage_cli.core.lm.prefix import attention_mask
 from stage_cli.core.lm.sinusoids import sinusoids
-from stage_cli.core.lm.static_cache import Cache
+from stage_cli.core.lm.static_memory import StaticMemory, run_static_steps
 
 
 @dataclass(frozen=True)
@@ -264,7 +263,7 @@ class LanguageModel(nn.Module):
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
-    def advance(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None = None) -> Tensor:
+    def advance(self, tokens: Tensor, caches: Sequence[KVCache] | StaticMemory, heard: Tensor | None = None) -> Tensor:
         """Feed the next s steps of every row, after what the caches hold: logits of the last, `[R, K, codes]` fp32.
 
         Args:
@@ -272,6 +271,8 @@ class LanguageModel(nn.Module):
             caches: they grow by s steps. No step in them is masked: masked steps are simply never fed.
             heard: `[R, s, D]` of `hear`, or None.
         """
+        if isinstance(caches, StaticMemory):
+            return self.logits(run_static_steps(self._layers(), self._summed(tokens), caches, heard)[:, -1:])[:, :, 0]
         return self.logits(self._feed(tokens, caches, heard)[:, -1:])[:, :, 0]
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -280,15 +281,14 @@ class LanguageModel(nn.Module):
         x = self._feed(tokens, [cache], found, causal=self.config.context_attention == "causal")
         return self._states(x, tokens)
 
-    def _feed(self, tokens: Tensor, caches: Sequence[Cache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
+    def _feed(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
         s = tokens.shape[2]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
         x = self.embed(tokens, positions)
         x = x if heard is None else x + heard
-        plain = [cache for cache in caches if isinstance(cache, KVCache)]
-        memory = common_memory(plain) if s == 1 and plain else None
+        memory = common_memory(caches) if s == 1 else None
         if memory is not None:
-            x = run_one_step(self._layers(), x[:, 0], plain, memory)[:, None]
+            x = run_one_step(self._layers(), x[:, 0], caches, memory)[:, None]
         else:
             x = run_steps(self._layers(), x, caches, causal=causal)
         for cache in caches:
