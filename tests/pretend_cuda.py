@@ -102,6 +102,11 @@ class Tape:
         """How often which operation is in it; views are none."""
         return Counter(func._schema.name for func, *_ in self._operations)
 
+    def shapes(self, name: str) -> list[list[tuple[int, ...]]]:
+        """Shapes of the tensors that are given to each operation of a name."""
+        given = (_tensors((args, kwargs)) for func, args, kwargs, _ in self._operations if func._schema.name == name)
+        return [[tuple(tensor.shape) for tensor in tensors] for tensors in given]
+
     def check(self, func: Any, tensors: list[Tensor], kwargs: dict[str, Any]) -> None:
         """Refuse what a capture refuses."""
         name = func._schema.name
@@ -291,6 +296,9 @@ class _Event(_Stream):
 class _Graph:
     def __init__(self) -> None:
         self.tape = Tape()
+
+    def pool(self) -> object:
+        return self
 
     def replay(self) -> None:
         self.tape.replay()

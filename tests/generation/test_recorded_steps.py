@@ -16,6 +16,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.graphs import Recording
 from stage_cli.core.generation.song import generate_song, uniform_numbers
+from stage_cli.core.lm import static_memory
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -60,6 +61,25 @@ def test_a_recording_holds_nothing_of_the_window_that_it_was_made_for(
         assert torch.equal(actual.cpu(), plain_loop(lm, context, known, uniforms, config)), seed
     (tape,) = device.tapes
     assert tape.replays == 4 * (WINDOW + K - 1) - 3 - 7
+
+
+def test_early_steps_look_at_less(
+    lm: LanguageModel, there: LanguageModel, device: PretendedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "SHORTEST_SPAN", 4)
+    monkeypatch.setattr(static_memory, "ALIGNMENT", 4)
+    for seed, known_frames in ((1, 0), (2, 5)):
+        config, context, known = GenerationConfig(seed=seed), codes(10, seed), codes(known_frames, seed + 9)
+        uniforms = uniform_numbers(seed, 1, K, WINDOW)
+        actual = window(there, context, known, uniforms, config)
+        assert torch.equal(actual.cpu(), plain_loop(lm, context, known, uniforms, config)), seed
+    assert [tape.replays for tape in device.tapes] == [4, 4 + 3, 4 + 4, 3 + 3]  # of 15 steps, then of 10
+    lengths = []
+    for tape in device.tapes:
+        _, keys, _, mask = tape.shapes("aten::_scaled_dot_product_efficient_attention")[0]
+        assert keys[2] == mask[3]
+        lengths.append(keys[2])
+    assert lengths == [16, 20, 24, 28]  # the past is 10 steps long, the target 15
 
 
 def test_a_batch_of_contexts_with_variations(lm: LanguageModel, there: LanguageModel) -> None:

@@ -1,4 +1,4 @@
-"""The steps of one window on CUDA: one graph a step, which the device runs without the host.
+"""The steps of one window on CUDA: a step is one graph, which the device runs without the host.
 
 A decode step is some hundred small kernels; starting them one by one takes the host several times as long as the
 device needs to run them. A CUDA graph starts them all at once, but only on the very memory that it was recorded with.
@@ -30,6 +30,12 @@ AHEAD = 16
 """Steps by which the host may be ahead of the device: progress is to be true, and Ctrl-C to be heard."""
 
 WARM_UP = 2
+
+GRAPHS = 4
+"""Graphs of a shape, at most: attention reads whole buffers, so early steps have one that sees less of them."""
+
+SHORTEST_SPAN = 128
+"""Steps that share a graph, at least: fewer would save less than a graph takes to be made."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Shape:
 
 
 class Recording:
-    """Buffers for windows of one shape, and on CUDA the graph of a step in them.
+    """Buffers for windows of one shape, and on CUDA the graphs of a step in them.
 
     It does not keep the language model alive, which would keep its recordings alive.
 
@@ -90,7 +96,9 @@ class Recording:
         if shape.places:
             self._heard = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
-        self._graph = self._record(lm) if device.type == "cuda" else None
+        self._span = max(SHORTEST_SPAN, -(-shape.steps // GRAPHS))
+        self._ends = [*range(self._span, shape.steps, self._span), shape.steps]
+        self._graphs = self._record(lm) if device.type == "cuda" else []
 
     def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
         """Take over a window, and feed its known frames but the newest."""
@@ -101,15 +109,18 @@ class Recording:
         if self._heard is not None:
             self._heard.copy_(torch.cat([rows.heard for rows in groups if rows.heard is not None]))
         self._step.fill_(kept)
+        self._memory.look_until(self._ends[-1])
         if kept:
             lm.advance(self.tokens[:, :, :kept], self._memory, heard_between(groups, -1, kept - 1))
 
-    def run(self, lm: LanguageModel) -> None:
-        """Take the next step."""
-        if self._graph is None:
-            self._take_step(lm)
+    def run(self, lm: LanguageModel, step: int) -> None:
+        """Take a step, the next one."""
+        span = step // self._span
+        if self._graphs:
+            self._graphs[span].replay()
         else:
-            self._graph.replay()
+            self._memory.look_until(self._ends[span])
+            self._take_step(lm)
 
     def _take_step(self, lm: LanguageModel) -> None:
         """Feed, draw, write. Nothing in here may ask the device for a number."""
@@ -123,7 +134,7 @@ class Recording:
         self.tokens.index_copy_(2, step + 1, written)
         step.add_(1)
 
-    def _record(self, lm: LanguageModel) -> torch.cuda.CUDAGraph:
+    def _record(self, lm: LanguageModel) -> list[torch.cuda.CUDAGraph]:
         # A first run sets up what libraries make on demand, which a recording must not meet.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -133,10 +144,15 @@ class Recording:
                 self._take_step(lm)
         torch.cuda.current_stream().wait_stream(side)
         self._rewind()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take_step(lm)
-        return graph
+        graphs: list[torch.cuda.CUDAGraph] = []
+        for end in self._ends:
+            self._memory.look_until(end)
+            graph = torch.cuda.CUDAGraph()
+            # One runs after the other, and what they leave lies in the buffers: they can share all other memory.
+            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                self._take_step(lm)
+            graphs.append(graph)
+        return graphs
 
     def _rewind(self) -> None:
         self._step.zero_()
@@ -164,7 +180,7 @@ class StaticSteps:
 
     def run(self, step: int) -> None:
         """See `Steps.run`."""
-        self._recording.run(self._lm)
+        self._recording.run(self._lm, step)
         if self._recording.tokens.is_cuda and step % AHEAD == AHEAD - 1:
             event = torch.cuda.Event()
             event.record()

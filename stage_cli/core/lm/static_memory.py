@@ -1,10 +1,10 @@
 """Steps on memory that never moves, with its length as a number on the device: what a CUDA graph can hold.
 
-Attention always looks over a whole buffer, and a mask hides what is not there yet. So every step is the same
-operations on the same memory, and no step waits for the host. A small operation costs a GPU as much as a product of
-one layer here: whatever layers have in common is made once a step, and all rows write their steps at the same place,
-however long their pasts are. On a CPU all that would only cost time: there it serves as a test of the very steps that a
-graph records.
+Attention always looks over a whole buffer, or a fixed part of it, and a mask hides what is not there yet. So every step
+is the same operations on the same memory, and no step waits for the host. A small operation costs a GPU as much as a
+product of one layer here: whatever layers have in common is made once a step, and all rows write their steps at the
+same place, however long their pasts are. On a CPU all that would only cost time: there it serves as a test of the very
+steps that a graph records.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class StaticMemory:
         self._sinusoids = sinusoids(self._places, config.dimension)
         self._parts = list(self._split(begins, dtype))
         self._here, self._masks = self._place, [part.hidden for part in self._parts]
+        self._end = room
 
     def load(self, caches: Sequence[KVCache]) -> None:
         """Take over what caches hold, each of their rows as often as there is room for: variations of one prefill.
@@ -133,11 +134,18 @@ class StaticMemory:
         """Forget all steps after the past."""
         self._place.fill_(self._start)
 
+    def look_until(self, steps: int) -> None:
+        """Let attention see the first so many steps after the past, from the next ones on; there are no others yet."""
+        self._end = -(-(self._start + steps) // ALIGNMENT) * ALIGNMENT
+
     def begin(self, steps: int) -> Tensor:
         """Make what the layers have in common in the next s steps; returns their positions' sinusoids `[R, s, D]`."""
         self._here = self._place + self._places[:steps]
-        later = self._places > self._here[:, None]
-        self._masks = [part.hidden.masked_fill(later[:, part.first :], -torch.inf) for part in self._parts]
+        later = self._places[: self._end] > self._here[:, None]
+        self._masks = [
+            part.hidden[..., : self._end - part.first].masked_fill(later[:, part.first :], -torch.inf)
+            for part in self._parts
+        ]
         return F.embedding(self._here - self._before, self._sinusoids)
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
@@ -149,7 +157,7 @@ class StaticMemory:
         q = parts[0].to(buffers.dtype)
         seen = [
             F.scaled_dot_product_attention(
-                q[part.rows], *buffers[:, part.rows, :, part.first :].unbind(), attn_mask=mask
+                q[part.rows], *buffers[:, part.rows, :, part.first : self._end].unbind(), attn_mask=mask
             )
             for part, mask in zip(self._parts, self._masks, strict=True)
         ]
