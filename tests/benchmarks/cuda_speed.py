@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 from environment import describe
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import MetronomeContext
@@ -108,6 +109,18 @@ def by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: to
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + attn_mask).softmax(dim=-1) @ v
 
 
+def by_cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+    """Attention by cuDNN, which torch may prefer on new devices, and a recording does not."""
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+
+
+def by_efficient_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+    """Attention as it is recorded."""
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+
+
 def song_seconds(model: StageModel, length: float) -> float:
     """Wall seconds of writing a stem over clicks of some length, codec included."""
     request = Request(MetronomeContext(120, duration=length), model.config.stem or "drums", ())
@@ -163,8 +176,11 @@ def main() -> None:
     song_seconds(model, 40.0 if device == "cuda" else 2.0)
     rows.append((f"song of {song:g} s, s (4 min: asked 12)", f"{song_seconds(model, song):.1f}"))
     for size in (2, 2 * many):
-        own, products = (attention_ms(lm, size, 1024, how) for how in (F.scaled_dot_product_attention, by_products))
-        rows.append((f"attention of a step, {size} rows, ms: torch's own, by products", f"{own:.3f}, {products:.3f}"))
+        for attend in (by_efficient_kernel, by_products, *([by_cudnn] if device == "cuda" else [])):
+            name = attend.__name__.replace("_", " ")
+            rows.append(
+                (f"attention of a step, {size} rows, {name}, ms", f"{attention_ms(lm, size, 1024, attend):.3f}")
+            )
     greedy = GenerationConfig(temperature=0.0)
     recorded, one_by_one = window(lm, 1, frames, frames, greedy), decode.steps_for
     decode.steps_for = lambda lm: PlainSteps

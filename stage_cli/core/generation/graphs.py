@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.rows import Draws, Rows, heard_between
@@ -135,28 +136,31 @@ class Recording:
         step.add_(1)
 
     def _record(self, lm: LanguageModel) -> list[torch.cuda.CUDAGraph]:
-        # A first run sets up what libraries make on demand, which a recording must not meet.
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._rewind()
-                self._take_step(lm)
-        torch.cuda.current_stream().wait_stream(side)
-        self._rewind()
-        graphs: list[torch.cuda.CUDAGraph] = []
-        for end in self._ends:
-            self._memory.look_until(end)
-            graph = torch.cuda.CUDAGraph()
-            # One runs after the other, and what they leave lies in the buffers: they can share all other memory.
-            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
-                self._take_step(lm)
-            graphs.append(graph)
+        # cuDNN's attention would be planned anew for each span, maybe compiled.
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            # First runs set up what libraries make on demand, which a recording must not meet.
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for end in self._ends * WARM_UP:
+                    self._rewind(end)
+                    self._take_step(lm)
+            torch.cuda.current_stream().wait_stream(side)
+            graphs: list[torch.cuda.CUDAGraph] = []
+            for end in self._ends:
+                self._rewind(end)
+                graph = torch.cuda.CUDAGraph()
+                # One runs after the other, and what they leave lies in the buffers: they can share all other memory.
+                with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                    self._take_step(lm)
+                graphs.append(graph)
         return graphs
 
-    def _rewind(self) -> None:
+    def _rewind(self, end: int) -> None:
+        """Go back to the first step, and look at so many."""
         self._step.zero_()
         self._memory.rewind()
+        self._memory.look_until(end)
 
 
 _recordings: WeakKeyDictionary[LanguageModel, OrderedDict[Shape, Recording]] = WeakKeyDictionary()
