@@ -19,6 +19,7 @@ from training.tiny_run import run_config, write_songs
 from typer.testing import CliRunner
 
 from stage_cli.cli.app import app
+from stage_cli.core.generation import graphs
 from stage_cli.core.model import StageModel
 from stage_cli.core.training.run import train
 
@@ -85,8 +86,11 @@ def test_a_run_trains_validates_and_saves(
     """Its gradients are made up: torch's own engine wants a driver."""
     config = run_config(write_songs(tmp_path / "songs"), tiny_model_dir, tmp_path / "run")
     config = replace(config, run=replace(config.run, device="cuda", precision=precision))
+    before = len(graphs._recordings)
     result = train(config)
     assert result.step == 6
+    assert device.tapes  # of its demos, whose memory it has back
+    assert len(graphs._recordings) == before
     assert np.isfinite(result.metrics["validation/loss"])
     model = StageModel.from_pretrained(str(result.model), device="cpu")
     assert any(not torch.equal(own, other) for own, other in zip(

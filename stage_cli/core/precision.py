@@ -1,6 +1,7 @@
 """Where a model runs and how its language model is kept.
 
-The codec is always fp32; on Apple's MPS it stays on the CPU, for there it returns garbled audio.
+The codec is always fp32 (on CUDA cuDNN may multiply in TF32 within it, torch's default); on Apple's MPS it stays on the
+CPU, for there it returns garbled audio.
 """
 
 from __future__ import annotations

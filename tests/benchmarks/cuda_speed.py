@@ -5,15 +5,15 @@
 
 MusicGen-small's shape, random weights, bfloat16, guidance on (2 rows a sample), no text, 10 s of context. Times of our
 steps hold all of a step; those of transformers' MusicGen the forward pass with its K/V cache alone. "graph = eager"
-compares the greedy tokens of one recorded graph with those of the same operations one by one, on the same device.
+compares the greedy tokens of recorded graphs with those of the same operations one by one, on the same device.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import MetronomeContext
-from stage_cli.core.accompaniment.live import Stream
 from stage_cli.core.accompaniment.request import Request
 from stage_cli.core.bench.parts import synchronize
 from stage_cli.core.bench.random_model import random_config, write_random_model
@@ -34,7 +33,6 @@ from stage_cli.core.bench.sizes import SIZES
 from stage_cli.core.generation import decode, graphs
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.decode import decode_window
-from stage_cli.core.generation.steps import PlainSteps
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 
@@ -121,12 +119,29 @@ def by_efficient_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
 
 
-def song_seconds(model: StageModel, length: float) -> float:
-    """Wall seconds of writing a stem over clicks of some length, codec included."""
-    request = Request(MetronomeContext(120, duration=length), model.config.stem or "drums", ())
-    return seconds(
-        model.runtime.device, lambda: accompany(model, request, GenerationConfig(), stream=Stream(io.BytesIO()))
+def song_seconds(model: StageModel, length: float, folder: Path) -> float:
+    """Wall seconds of writing a stem over clicks of some length into a file, codec included."""
+    request = Request(
+        MetronomeContext(120, duration=length), model.config.stem or "drums", (folder / "stem.wav",), overwrite=True
     )
+    return seconds(model.runtime.device, lambda: accompany(model, request, GenerationConfig()))
+
+
+@contextmanager
+def steps_one_by_one(lm: LanguageModel) -> Generator[None]:
+    """Take the operations of a recorded step without a recording."""
+    record, graphs.Recording._record = graphs.Recording._record, lambda recording, lm: []
+    graphs.forget_recordings(lm)
+    try:
+        yield
+    finally:
+        graphs.Recording._record = record
+        graphs.forget_recordings(lm)
+
+
+def report(name: str, value: str) -> None:
+    """Print a row of the table, at once: the rest may fail, or the time be over."""
+    print(f"| {name} | {value} |", flush=True)
 
 
 def main() -> None:
@@ -140,58 +155,56 @@ def main() -> None:
         config = replace(config, lm=replace(config.lm, dimension=64, layers=2, heads=2, feed_forward=128))
         device, precision, frames, song, many = "cpu", "float32", 50, 25.0, 4
         decode.steps_for = lambda lm: graphs.StaticSteps
+    # It plans each new length of keys anew: transformers' steps, which grow, would be measured by their plans.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     with TemporaryDirectory() as folder:
         write_random_model(Path(folder) / "model", config)
         model = StageModel.from_pretrained(str(Path(folder) / "model"), device=device, precision=precision)
-    lm, rate, sampled = model.lm, model.config.codec.frame_rate, GenerationConfig()
-    print(describe("torch", "transformers"))
-    if device == "cuda":
-        print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+        print(describe("torch", "transformers"))
+        if device == "cuda":
+            print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+        print("\n| | |\n| --- | --- |")
+        measure(model, frames, song, many, arguments.rounds, Path(folder))
 
-    def times(variations: int) -> float:
-        return median(
-            seconds(model.runtime.device, lambda: window(lm, variations, frames, frames, sampled))
-            for _ in range(arguments.rounds)
-        )
 
-    rows: list[tuple[str, str]] = []
-    first = seconds(model.runtime.device, lambda: window(lm, 1, frames, frames, sampled))
+def measure(model: StageModel, frames: int, song: float, many: int, rounds: int, folder: Path) -> None:
+    """Print all rows, the most wanted first."""
+    lm, rate, sampled, place = model.lm, model.config.codec.frame_rate, GenerationConfig(), model.runtime.device
+    on_cuda = place.type == "cuda"
+
+    def times(variations: int, config: GenerationConfig = sampled) -> float:
+        return median(seconds(place, lambda: window(lm, variations, frames, frames, config)) for _ in range(rounds))
+
+    first = seconds(place, lambda: window(lm, 1, frames, frames, sampled))
     alone = times(1)
-    rows += [
-        ("start-up of the graph, s (first window − later ones)", f"{first - alone:.2f}"),
-        ("batch 1, × real time (asked 20, goal 40)", f"{frames / rate / alone:.1f}"),
-        ("batch 1, ms a step, prefill included", f"{alone / frames * 1e3:.2f}"),
-    ]
-    step = theirs(lm, frames, 60 if device == "cuda" else 5)
-    rows += [
-        ("transformers, ms a step", f"{step * 1e3:.2f}"),
-        ("× transformers (asked 10)", f"{step / (alone / frames):.1f}"),
-    ]
-    if device == "cuda":
+    report("start-up of the graphs, s (first window − later ones; asked 0.5)", f"{first - alone:.2f}")
+    report("batch 1, × real time (asked 20, goal 40)", f"{frames / rate / alone:.1f}")
+    report("batch 1, ms a step, prefill included", f"{alone / frames * 1e3:.2f}")
+    step = theirs(lm, frames, 60 if on_cuda else 5)
+    report("transformers, ms a step", f"{step * 1e3:.2f}")
+    report("× transformers (asked 10)", f"{step / (alone / frames):.1f}")
+    song_seconds(model, 40.0 if on_cuda else 2.0, folder)
+    report(f"song of {song:g} s, s (4 min: asked 12)", f"{song_seconds(model, song, folder):.1f}")
+    greedy = GenerationConfig(temperature=0.0)
+    recorded = window(lm, 1, frames, frames, greedy)
+    with steps_one_by_one(lm):
+        eager = window(lm, 1, frames, frames, greedy)
+        plain = times(1)
+    report("graph = eager: share of equal greedy tokens", f"{(recorded == eager).float().mean():.4f}")
+    report("× the same steps operation by operation", f"{plain / alone:.1f}")
+    for size in (2, 2 * many):
+        for attend in (by_efficient_kernel, by_products, *([by_cudnn] if on_cuda else [])):
+            try:
+                milliseconds = f"{attention_ms(lm, size, 1024, attend):.3f}"
+            except RuntimeError as error:
+                milliseconds = f"not possible: {str(error).splitlines()[0]}"
+            report(f"attention of a step, {size} rows, {attend.__name__.replace('_', ' ')}, ms", milliseconds)
+    if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     times(many)  # the first window of this shape is recorded
-    rows.append((f"batch {many}, × real time in total (asked 600)", f"{many * frames / rate / times(many):.0f}"))
-    if device == "cuda":
-        rows.append(("peak memory, GB", f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"))
-    song_seconds(model, 40.0 if device == "cuda" else 2.0)
-    rows.append((f"song of {song:g} s, s (4 min: asked 12)", f"{song_seconds(model, song):.1f}"))
-    for size in (2, 2 * many):
-        for attend in (by_efficient_kernel, by_products, *([by_cudnn] if device == "cuda" else [])):
-            name = attend.__name__.replace("_", " ")
-            rows.append(
-                (f"attention of a step, {size} rows, {name}, ms", f"{attention_ms(lm, size, 1024, attend):.3f}")
-            )
-    greedy = GenerationConfig(temperature=0.0)
-    recorded, one_by_one = window(lm, 1, frames, frames, greedy), decode.steps_for
-    decode.steps_for = lambda lm: PlainSteps
-    eager = window(lm, 1, frames, frames, greedy)
-    plain = median(seconds(model.runtime.device, lambda: window(lm, 1, frames, frames, sampled)) for _ in range(2))
-    decode.steps_for = one_by_one
-    rows.append(("graph = eager: share of equal greedy tokens", f"{(recorded == eager).float().mean():.4f}"))
-    rows.append(("× the same steps operation by operation", f"{plain / alone:.1f}"))
-    print("\n| | |\n| --- | --- |")
-    for name, value in rows:
-        print(f"| {name} | {value} |")
+    report(f"batch {many}, × real time in total (asked 600)", f"{many * frames / rate / times(many):.0f}")
+    if on_cuda:
+        report("peak memory, GB", f"{torch.cuda.max_memory_allocated() / 1e9:.1f}")
 
 
 if __name__ == "__main__":

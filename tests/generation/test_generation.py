@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.decode import decode_pieces, decode_window
 from stage_cli.core.generation.graphs import StaticSteps
 from stage_cli.core.generation.song import generate_song, uniform_numbers
 from stage_cli.core.generation.steps import PlainSteps
@@ -154,6 +154,30 @@ def test_recordings_are_taken_again_by_windows_of_their_shape(lm: LanguageModel,
             decode_window(lm, context, none, uniforms, config), plain_loop(lm, context, none, uniforms, config)
         )
     assert len(graphs._recordings[lm]) == graphs.KEPT_SHAPES
+
+
+def test_two_windows_of_one_shape_do_not_mix(lm: LanguageModel, how: type) -> None:
+    """They would have one memory; the first one is told when it goes on."""
+    if how is PlainSteps:
+        pytest.skip("has no recordings")
+    uniforms, config, none = uniform_numbers(0, 1, K, 7), GenerationConfig(), codes(0, 0)
+    first = decode_pieces(lm, codes(6, 1), none, uniforms, config, piece=2)
+    next(first)
+    decode_window(lm, codes(6, 2), none, uniforms, config)
+    with pytest.raises(RuntimeError, match="another window"):
+        next(first)
+
+
+def test_a_window_that_went_wrong_harms_no_other(lm: LanguageModel, how: type) -> None:
+    """What attention does not see of the buffers is multiplied by zero, which makes no zero of infinity."""
+    config, none, uniforms = GenerationConfig(), codes(0, 0), uniform_numbers(0, 1, K, 7)
+    expected = plain_loop(lm, codes(6, 1), none, uniforms, config)
+    with torch.no_grad():
+        before = lm.embeddings.clone()
+        lm.embeddings[0] = torch.nan
+        decode_window(lm, codes(6, 2), none, uniforms, config)
+        lm.embeddings.copy_(before)
+    assert torch.equal(decode_window(lm, codes(6, 1), none, uniforms, config), expected)
 
 
 def test_a_model_that_is_gone_leaves_no_recordings(lm: LanguageModel, how: type) -> None:

@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.graphs import StaticSteps, forget_recordings
 from stage_cli.core.generation.song import generate_song
+from stage_cli.core.generation.steps import PlainSteps
 from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
@@ -115,6 +118,30 @@ def test_what_is_trained(base: StageModel) -> None:
             }
     assert {name: tuple(parameter.shape) for name, parameter in trainable(base).items()} == expected
     assert is_lora(base)
+
+
+@pytest.mark.parametrize("steps", [PlainSteps, StaticSteps])
+def test_a_learned_separator_is_heard_in_generation(
+    trained: StageModel, monkeypatch: pytest.MonkeyPatch, steps: type[PlainSteps | StaticSteps]
+) -> None:
+    """By demos of a run, on a CPU and on CUDA: as by the model that the adapter is merged into."""
+    monkeypatch.setattr("stage_cli.core.generation.decode.steps_for", lambda lm: steps)
+    lm, generator = trained.lm, torch.Generator().manual_seed(3)
+    context = torch.randint(0, 32, (1, 4, 9), generator=generator)
+    uniforms = torch.rand(1, 4, 8, generator=generator)
+
+    def written() -> Tensor:
+        return decode_window(lm, context, context[:, :, :0], uniforms, GenerationConfig())
+
+    learned, change = written(), lm.separator_change
+    with torch.no_grad():
+        lm.embeddings[:, SEPARATOR] += change.view(4, -1)
+        kept = change.clone()
+        change.zero_()
+        assert torch.equal(written(), learned)
+        lm.embeddings[:, SEPARATOR] -= kept.view(4, -1)
+    forget_recordings(lm)
+    assert not torch.equal(written(), learned)
 
 
 def test_a_model_with_a_separator_of_its_own_keeps_it(tiny_model_dir: Path) -> None:

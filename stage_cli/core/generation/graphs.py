@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.rows import Draws, Rows, heard_between
@@ -78,6 +77,10 @@ class Recording:
 
     It does not keep the language model alive, which would keep its recordings alive.
 
+    Attributes:
+        tokens: `[groups · R, K, steps + 1]` of the window under way.
+        windows: that were begun.
+
     Args:
         lm: the language model.
         shape: of the windows.
@@ -97,12 +100,14 @@ class Recording:
         if shape.places:
             self._heard = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self.windows = 0
         self._span = max(SHORTEST_SPAN, -(-shape.steps // GRAPHS))
         self._ends = [*range(self._span, shape.steps, self._span), shape.steps]
         self._graphs = self._record(lm) if device.type == "cuda" else []
 
     def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
         """Take over a window, and feed its known frames but the newest."""
+        self.windows += 1
         self._memory.load([rows.cache for rows in groups])
         self.tokens.copy_(torch.cat([rows.between(-1, draws.steps) for rows in groups]))
         self._uniforms.copy_(draws.uniforms)
@@ -136,8 +141,7 @@ class Recording:
         step.add_(1)
 
     def _record(self, lm: LanguageModel) -> list[torch.cuda.CUDAGraph]:
-        # cuDNN's attention would be planned anew for each span, maybe compiled.
-        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        with torch.cuda.device(lm.embeddings.device):
             # First runs set up what libraries make on demand, which a recording must not meet.
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -151,7 +155,9 @@ class Recording:
                 self._rewind(end)
                 graph = torch.cuda.CUDAGraph()
                 # One runs after the other, and what they leave lies in the buffers: they can share all other memory.
-                with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                pool = graphs[0].pool() if graphs else None
+                # A training's other threads, which pin memory, may go on meanwhile.
+                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                     self._take_step(lm)
                 graphs.append(graph)
         return graphs
@@ -180,21 +186,34 @@ class StaticSteps:
         self._lm, self._rows = lm, draws.uniforms.shape[0]
         self._recording = _recording(lm, Shape.of(lm, groups, draws, config), config)
         self._recording.begin(lm, groups, draws, kept)
+        self._window = self._recording.windows
         self._done: list[torch.cuda.Event] = []
 
     def run(self, step: int) -> None:
         """See `Steps.run`."""
+        self._check()
         self._recording.run(self._lm, step)
-        if self._recording.tokens.is_cuda and step % AHEAD == AHEAD - 1:
+        tokens = self._recording.tokens
+        if tokens.is_cuda and step % AHEAD == AHEAD - 1:
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(tokens.device))
             self._done.append(event)
             if len(self._done) > 1:
                 self._done.pop(0).synchronize()
 
     def frames(self, first: int, end: int) -> Tensor:
         """See `Steps.frames`."""
+        self._check()
         return undelay(self._recording.tokens[: self._rows, :, first : end + self._lm.config.codebooks])
+
+    def _check(self) -> None:
+        if self._window != self._recording.windows:
+            raise RuntimeError("another window of this model and shape was begun before this one ended")
+
+
+def forget_recordings(lm: LanguageModel) -> None:
+    """Give back the memory of a model's recordings; the next window makes its own."""
+    _recordings.pop(lm, None)
 
 
 def _recording(lm: LanguageModel, shape: Shape, config: GenerationConfig) -> Recording:

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import linear
+
+# On new devices torch would take cuDNN's attention, which is planned anew for each shape: the keys of a growing song
+# always have a new one.
+_CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of some steps in one layer, `[B, heads, S, D / heads]` each."""
@@ -44,6 +49,14 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """`[B, heads, S, D / heads]` → `[B, S, D]`."""
     return x.transpose(1, 2).flatten(2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention, `[B, heads, s, D / heads]` each; `mask` is True, or 0, where a query looks."""
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    with sdpa_kernel(_CUDA_KERNELS):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 class Layer(nn.Module):
@@ -113,7 +126,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         q, k, v = self.project(x)
         keys, values = (k, v) if past is None else (torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2))
-        seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal and mask is None)
+        seen = attention(q, keys, values, mask, causal=causal and mask is None)
         x = x + self.attention_out(merge_heads(seen))
         if text is not None:
             x = self.attend_text(x, *self.text_keys_values(text), text_mask)
@@ -132,7 +145,7 @@ class Layer(nn.Module):
     def attend_text(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Add the cross-attention's output to x `[B, S, D]`; `mask` as `text_mask` in `forward`."""
         q = split_heads(self.text_q(self.text_norm(x)), self.heads)
-        return x + self.text_out(merge_heads(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)))
+        return x + self.text_out(merge_heads(attention(q, keys, values, mask)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Add the feed-forward's output to x `[B, S, D]`."""
@@ -147,9 +160,9 @@ def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *
     past, s = cache.length, q.shape[2]
     keys, values = cache.append(layer, k, v)
     if past == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal and s > 1)
+        return attention(q, k, v, causal=causal and s > 1)
     mask = None if s == 1 else torch.ones(s, past + s, dtype=torch.bool, device=q.device).tril(diagonal=past)
-    return F.scaled_dot_product_attention(q.to(keys.dtype), keys, values, attn_mask=mask).to(q.dtype)
+    return attention(q.to(keys.dtype), keys, values, mask).to(q.dtype)
 
 
 def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.layer import Layer, TextRows, attend_texts, merge_heads
+from stage_cli.core.lm.layer import Layer, TextRows, attend_texts, attention, merge_heads
 from stage_cli.core.lm.sinusoids import sinusoids
 
 ALIGNMENT = 64
@@ -128,6 +128,8 @@ class StaticMemory:
                 for mine, theirs in zip(own, other, strict=True):
                     mine.copy_(theirs.repeat_interleave(times, dim=0))
             first += past.rows
+        # What is hidden counts zero times, which is no number where a former window went wrong.
+        self._keys_values[:, :, :, :, self._start :].zero_()
         self.rewind()
 
     def rewind(self) -> None:
@@ -156,9 +158,7 @@ class StaticMemory:
         buffers.index_copy_(3, self._here, parts[1:].to(buffers.dtype))
         q = parts[0].to(buffers.dtype)
         seen = [
-            F.scaled_dot_product_attention(
-                q[part.rows], *buffers[:, part.rows, :, part.first : self._end].unbind(), attn_mask=mask
-            )
+            attention(q[part.rows], *buffers[:, part.rows, :, part.first : self._end].unbind(), mask)
             for part, mask in zip(self._parts, self._masks, strict=True)
         ]
         return merge_heads(seen[0] if len(seen) == 1 else torch.cat(seen)).to(qkv.dtype)

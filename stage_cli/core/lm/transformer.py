@@ -96,8 +96,6 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Sum the K embeddings of each step, and add its position.
 
-        STAGE's pad is frozen: its embeddings take part, and get a gradient of exactly zero.
-
         Args:
             tokens: `[B, K, S]`, delayed.
             positions: `[B, S]` or `[1, S]`.
@@ -105,14 +103,14 @@ class LanguageModel(nn.Module):
         Returns:
             `[B, S, D]`.
         """
-        summed = self._summed(tokens)
-        return summed + sinusoids(positions, summed.shape[2]).to(summed.dtype)
+        x = self.embed_tokens(tokens)
+        return x + sinusoids(positions, x.shape[2]).to(x.dtype)
 
-    def _summed(self, tokens: Tensor) -> Tensor:
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Sum the K embeddings of each step: `[B, K, S]` → `[B, S, D]`."""
         K, V, D = self.embeddings.shape
         if self.config.separator and torch.is_grad_enabled():
-            # Table by table, for torch can leave one row a table without gradient.
+            # STAGE's pad is frozen: it takes part, with no gradient. torch can leave out one row a table.
             tables = enumerate(self.embeddings.unbind())
             found = (F.embedding(tokens[:, k], table, padding_idx=self.config.pad) for k, table in tables)
             return functools.reduce(torch.add, found)
@@ -142,8 +140,7 @@ class LanguageModel(nn.Module):
         Returns:
             `[B, S, D]`, before the last norm.
         """
-        x = self.embed(tokens, positions)
-        x = x if heard is None else x + heard
+        x = self.embed(tokens, positions) if heard is None else self.embed(tokens, positions) + heard
         for layer in self._layers():
             x, _ = layer(x, mask, text, text_mask)
         return x
@@ -167,7 +164,7 @@ class LanguageModel(nn.Module):
         """
         causal = self.config.context_attention == "causal"
         mask = None if bool(attended.all()) else attention_mask(attended, 0 if causal else attended.shape[1])
-        x, past = self.embed(tokens, positions) + self.context_convolutions(self._summed(tokens), attended), []
+        x, past = self.embed(tokens, positions) + self.context_convolutions(self.embed_tokens(tokens), attended), []
         for layer in self._layers():
             x, keys_values = layer(x, mask, text, text_mask, causal=causal)
             past.append(keys_values)
@@ -196,7 +193,7 @@ class LanguageModel(nn.Module):
     def _states(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """What `hear` reads of some steps, `[B, C, 2 · D]`: hidden states after the last layer, and embeddings."""
         # Hidden states grow from layer to layer, and no norm of the model is made for reading them here.
-        embedded = self._summed(tokens)
+        embedded = self.embed_tokens(tokens)
         return torch.cat([F.layer_norm(hidden, hidden.shape[2:]).to(embedded.dtype), embedded], dim=2)
 
     def hear(self, states: Tensor, own: Tensor, places: int) -> Tensor:
@@ -252,7 +249,9 @@ class LanguageModel(nn.Module):
         both_ways = context_steps if self.config.context_attention == "full" else 0
         mask = None if both_ways == 0 and bool(attended.all()) else attention_mask(attended, both_ways)
         context, rest = tokens[:, :, :context_steps], tokens.shape[2] - context_steps
-        added = F.pad(self.context_convolutions(self._summed(context), attended[:, :context_steps]), (0, 0, 0, rest))
+        added = F.pad(
+            self.context_convolutions(self.embed_tokens(context), attended[:, :context_steps]), (0, 0, 0, rest)
+        )
         if self.config.aligned_context:
             states = self.hidden(tokens, positions, text, mask=mask, heard=added)[:, :context_steps]
             heard = self.hear(self._states(states, context), attended[:, :context_steps].sum(dim=1), rest)
@@ -272,12 +271,14 @@ class LanguageModel(nn.Module):
             heard: `[R, s, D]` of `hear`, or None.
         """
         if isinstance(caches, StaticMemory):
-            return self.logits(run_static_steps(self._layers(), self._summed(tokens), caches, heard)[:, -1:])[:, :, 0]
+            return self.logits(run_static_steps(self._layers(), self.embed_tokens(tokens), caches, heard)[:, -1:])[
+                :, :, 0
+            ]
         return self.logits(self._feed(tokens, caches, heard)[:, -1:])[:, :, 0]
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Feed a context's steps into an empty cache; as `advance`, but returns what `hear` reads, `[R, s, 2 · D]`."""
-        found = self.context_convolutions(self._summed(tokens))
+        found = self.context_convolutions(self.embed_tokens(tokens))
         x = self._feed(tokens, [cache], found, causal=self.config.context_attention == "causal")
         return self._states(x, tokens)
 

@@ -53,11 +53,11 @@ class _SeparatorLearner(LanguageModel):
 
     separator_change: nn.Parameter
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Embed as `LanguageModel.embed` does, the separators with what is learned."""
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed as `LanguageModel.embed_tokens` does, the separators with what is learned."""
         change = self.separator_change.view(self.config.codebooks, self.config.dimension)
         is_separator = (tokens == self.config.separator_token).transpose(1, 2)
-        return super().embed(tokens, positions) + is_separator.to(change.dtype) @ change
+        return super().embed_tokens(tokens) + is_separator.to(change.dtype) @ change
 
 
 def add_lora(

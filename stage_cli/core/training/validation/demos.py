@@ -13,6 +13,7 @@ from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.writing import AtomicAudioWriter
 from stage_cli.core.data.item import Item
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.graphs import forget_recordings
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.training.config.sections import ValidateConfig
 from stage_cli.core.training.record.demo_files import AUDIO_PARTS, demo_path
@@ -70,6 +71,7 @@ class Demos:
                     _write_audio(paths[-1], sounds[part], self._sample_rate)
                 paths.append(demo_path(folder, number, "picture"))
                 draw_demo(self._picture(item, sounds, step), paths[-1])
+        forget_recordings(self.task.model.lm)  # the training needs its memory more
         return tuple(paths)
 
     @property
