@@ -190,7 +190,7 @@ def measure(model: StageModel, frames: int, song: float, many: int, rounds: int,
     with steps_one_by_one(lm):
         eager = window(lm, 1, frames, frames, greedy)
         plain = times(1)
-    report("graph = eager: share of equal greedy tokens", f"{(recorded == eager).float().mean():.4f}")
+    report("graph = eager: share of equal greedy tokens", f"{(recorded == eager).float().mean().item():.4f}")
     report("× the same steps operation by operation", f"{plain / alone:.1f}")
     for size in (2, 2 * many):
         for attend in (by_efficient_kernel, by_products, *([by_cudnn] if on_cuda else [])):
