@@ -118,9 +118,9 @@ def operations(layers: int, samples: int, device: PretendedDevice) -> int:
 
 
 def test_a_step_is_few_operations(device: PretendedDevice) -> None:
-    """Each costs a GPU about as much as another; products of a layer are four, norms two, additions two."""
+    """Each costs a GPU about as much as another; products of a layer are four, of which two add to what is there."""
     one, two = (operations(layers, 1, device) for layers in (1, 2))
-    assert two - one == 4 + 2 + 2 + len(["keys and values kept", "attention", "GELU"])
+    assert two - one == 4 + len(["norm", "keys and values kept", "attention", "norm", "GELU"])
     assert one - (two - one) <= 41  # embedding, sampling, and what all layers share
     many = operations(2, 4, device) - operations(1, 4, device)
     assert many == two - one + len(["attention of the unconditional rows", "both together"])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
@@ -197,11 +197,19 @@ def run_static_steps(layers: Sequence[Layer], x: Tensor, memory: StaticMemory, h
     x = x + memory.begin(s).to(x.dtype)
     x = x if heard is None else x + heard
     for index, layer in enumerate(layers):
-        seen = memory.attend(index, layer.attention_qkv(layer.attention_norm(x)))
-        x = attend_texts(layer, index, x + layer.attention_out(seen), memory.texts)
-        x = layer.feed_forward(x)
+        _add(x, layer.attention_out, memory.attend(index, layer.attention_qkv(layer.attention_norm(x))))
+        x = attend_texts(layer, index, x, memory.texts)
+        _add(x, layer.feed_forward_out, F.gelu(layer.feed_forward_in(layer.feed_forward_norm(x))))
     memory.advance(s)
     return x
+
+
+def _add(x: Tensor, linear: nn.Module, y: Tensor) -> None:
+    """Add what a linear layer makes of y to x, in place, where it can by the product itself: an operation less."""
+    if type(linear) is nn.Linear and linear.bias is None:
+        x.view(-1, linear.out_features).addmm_(y.flatten(0, 1), linear.weight.t())
+    else:
+        x.add_(linear(y))
 
 
 def _room_for_text(config: LanguageModelConfig, past: Past, dtype: torch.dtype, device: torch.device) -> TextRows:
