@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -346,7 +347,9 @@ def _as_before(mode: Any, *_: object) -> None:
 
 @contextmanager
 def pretended_cuda() -> Generator[PretendedDevice]:
-    """Make torch believe in a CUDA device, in this thread."""
+    """Make torch believe in a CUDA device, in this thread; skips the test where there is a real one."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real CUDA device")
     device = PretendedDevice()
     replaced: dict[str, Callable[..., Any] | Any] = {
         "_lazy_init": lambda: None,

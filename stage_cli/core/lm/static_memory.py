@@ -90,7 +90,7 @@ class StaticMemory:
     ) -> None:
         self._pasts = tuple(pasts)
         self._start = max(past.steps for past in pasts)
-        room = -(-(self._start + steps) // ALIGNMENT) * ALIGNMENT
+        room = _aligned(self._start + steps)
         rows = sum(past.rows for past in pasts)
         shape = (config.layers, 2, rows, config.heads, room, config.head_dimension)
         # Zeros: what the mask hides counts zero times what it is, which must be a number.
@@ -138,7 +138,7 @@ class StaticMemory:
 
     def look_until(self, steps: int) -> None:
         """Let attention see the first so many steps after the past, from the next ones on; there are no others yet."""
-        self._end = -(-(self._start + steps) // ALIGNMENT) * ALIGNMENT
+        self._end = _aligned(self._start + steps)
 
     def begin(self, steps: int) -> Tensor:
         """Make what the layers have in common in the next s steps; returns their positions' sinusoids `[R, s, D]`."""
@@ -210,6 +210,10 @@ def _add(x: Tensor, linear: nn.Module, y: Tensor) -> None:
         x.view(-1, linear.out_features).addmm_(y.flatten(0, 1), linear.weight.t())
     else:
         x.add_(linear(y))
+
+
+def _aligned(steps: int) -> int:
+    return -(-steps // ALIGNMENT) * ALIGNMENT
 
 
 def _room_for_text(config: LanguageModelConfig, past: Past, dtype: torch.dtype, device: torch.device) -> TextRows:
