@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stage_cli.cli import console, written_stems
+from stage_cli.cli import console
 from stage_cli.cli.options import (
     AdvanceOption,
     DeviceOption,
@@ -25,6 +25,7 @@ from stage_cli.cli.options import (
     chosen_sampling,
 )
 from stage_cli.cli.streaming import goes_to_stdout
+from stage_cli.cli.written_stems import STEM_COLUMNS, notes_on, report_failure, stem_as_json, table_row
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import StageError, UsageError
 
@@ -224,7 +225,7 @@ def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], li
             kept.append(request)
         except StageError as error:
             failures.append(error)
-            written_stems.report_failure(request, error, json=json)
+            report_failure(request, error, json=json)
     return kept, failures
 
 
@@ -274,15 +275,15 @@ def _accompany(
                 result = accompany(model, request, config, on_progress, stream=stream)
         except StageError as error:
             failures.append(error)
-            written_stems.report_failure(request, error, json=json)
+            report_failure(request, error, json=json)
             continue
         for stem in result.stems:
             if json:
-                console.print_json(written_stems.as_json(request, result, stem, model_name))
-            rows.append(written_stems.row(result, stem))
-        for note in written_stems.notes_on(result):
+                console.print_json(stem_as_json(request, result, stem, model_name))
+            rows.append(table_row(result, stem))
+        for note in notes_on(result):
             console.print_note(note)
     if rows and not json:
-        columns = written_stems.COLUMNS
+        columns = STEM_COLUMNS
         console.print_table(columns, rows, right=range(1, len(columns)), to_stderr=stream is not None)
     return failures

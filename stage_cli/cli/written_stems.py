@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stage_cli.core.accompaniment.accompany import Accompaniment, WrittenStem
     from stage_cli.core.accompaniment.request import Request
 
-COLUMNS = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
+STEM_COLUMNS = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
 
 
 def report_failure(request: Request, error: StageError, *, json: bool) -> None:
@@ -46,8 +46,8 @@ def _speed(result: Accompaniment) -> float:
     return sum(stem.seconds for stem in result.stems) / max(result.compute_seconds, 1e-9)
 
 
-def row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
-    """A stem's row under `COLUMNS`."""
+def table_row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
+    """A stem's row under `STEM_COLUMNS`."""
     return (
         "stdout" if stem.path is None else str(stem.path),
         f"{stem.seconds:.2f}",
@@ -58,7 +58,7 @@ def row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
     )
 
 
-def as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
+def stem_as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
     """A stem's JSON object."""
     return {
         "context": request.context.name,

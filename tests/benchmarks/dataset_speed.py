@@ -32,7 +32,8 @@ from stage_cli.core.data.config import DataConfig
 from stage_cli.core.data.dataset import StemDataset
 from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.shards import write_shards
-from stage_cli.core.data.song import Rhythm, SongFeatures, StemFeatures, write_features
+from stage_cli.core.data.features.annotations import Rhythm
+from stage_cli.core.data.song import SongFeatures, StemFeatures, write_features
 
 STEMS = ("bass", "drums", "guitar", "other_keys", "piano", "vocals")
 SOURCE_RATE = 44100

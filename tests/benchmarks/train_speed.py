@@ -46,7 +46,7 @@ SMALL_LM = LanguageModelConfig(codebook_size=64, dimension=64, layers=2, heads=2
 class NoiseTask:
     """What the engine trains, with noise for audio and every context whole."""
 
-    units = ("Layer",)
+    units = ("TransformerLayer",)
 
     def __init__(self, lm: LanguageModelConfig, codec: CodecConfig, *, checkpointing: bool) -> None:
         model = LanguageModel(lm)

@@ -23,7 +23,7 @@ from stage_cli.core.data.features.essentia_library import essentia_algorithms
 from stage_cli.core.data.features.key import find_key
 from stage_cli.core.data.features.levels import StemLevels
 from stage_cli.core.data.features.rhythm import sounding_range, tempo, track_rhythm
-from stage_cli.core.data.song import Rhythm
+from stage_cli.core.data.features.annotations import Rhythm
 from stage_cli.errors import StageError
 
 
@@ -277,7 +277,7 @@ class TestBeatThis:
         monkeypatch.setitem(sys.modules, "beat_this", None)
         beat_this.tracker.cache_clear()
         with pytest.raises(StageError, match=r"needs the package beat-this.*pip install \"stage-cli\[beat-this\]\""):
-            beat_this.track_rhythm(mixes(songs[0])[0])
+            beat_this.track_with_beat_this(mixes(songs[0])[0])
 
     def install(self, monkeypatch: pytest.MonkeyPatch, home: Path, tracker: type) -> Path:
         """Stand in for the package; return where torch keeps its weights."""
@@ -304,7 +304,7 @@ class TestBeatThis:
         weights = self.install(monkeypatch, tmp_path, Audio2Beats)
         (tmp_path / "server").mkdir()
         (tmp_path / "server" / "final0.ckpt").write_bytes(b"weights")
-        rhythm = beat_this.track_rhythm(np.ones(10 * RATE, dtype=np.float32))
+        rhythm = beat_this.track_with_beat_this(np.ones(10 * RATE, dtype=np.float32))
         beat_this.tracker.cache_clear()
         # A local file: the package loads it with weights_only=True, what it fetches itself without.
         assert calls == [(str(weights), "cpu", False), (np.float32, RATE)]

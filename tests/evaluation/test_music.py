@@ -13,7 +13,7 @@ from stage_cli.core.data.band.composition.composer import compose
 from stage_cli.core.data.band.composition.score import Score
 from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
 from stage_cli.core.data.band.demo_data import compose_and_render
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 from stage_cli.core.evaluation.anchors import click_drum, silence
 from stage_cli.core.evaluation.metrics.bootstrap import paired_difference
 from stage_cli.core.evaluation.metrics.tempo import tempo_error

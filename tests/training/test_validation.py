@@ -28,7 +28,7 @@ from stage_cli.core.training.task.building import build_model
 from stage_cli.core.training.task.stem_task import StemTask
 from stage_cli.core.training.validation.items import partners, spread
 from stage_cli.core.training.validation.picture import DemoPicture, draw_demo
-from stage_cli.core.training.validation.spectrogram import BANDS, LOWEST_HZ, band_corners, mel_power
+from stage_cli.core.training.validation.spectrogram import PICTURE_BANDS, LOWEST_HZ, band_corners, mel_power
 from stage_cli.core.training.validation.validator import Validator
 
 SONGS = ("ant", "bee", "cat", "dog", "eel", "fox")
@@ -403,7 +403,7 @@ class TestPicture:
         audio = np.random.default_rng(0).standard_normal(sample_rate // 2).astype(np.float32)
         window, hop = round(0.064 * sample_rate), sample_rate // 100
         filters = mel_filter_bank(
-            window // 2 + 1, BANDS, LOWEST_HZ, sample_rate / 2, sample_rate, norm=None, mel_scale="htk"
+            window // 2 + 1, PICTURE_BANDS, LOWEST_HZ, sample_rate / 2, sample_rate, norm=None, mel_scale="htk"
         )
         expected = spectrogram(
             audio, window_function(window), window, hop, power=2.0, pad_mode="constant", mel_filters=filters

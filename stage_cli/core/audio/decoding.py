@@ -39,7 +39,7 @@ class _SequentialSoundFile(soundfile.SoundFile):
         return False
 
 
-class Decoder:
+class AudioDecoder:
     """An open audio file: a context manager that decodes blocks, first to last.
 
     Attributes: `sample_rate` (Hz), `channels`, `format` and `subtype` (libsndfile's names, "WAV" and "PCM_16"),
@@ -71,7 +71,7 @@ class Decoder:
             raise
         self._plain = PlainSamples.find(self._file, chunk, self.format, self.subtype, self._sound.frames, self.channels)
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> AudioDecoder:
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.writing import unwritable
 from stage_cli.errors import UsageError
 
-_BYTES_PER_SAMPLE = 2
+_LIVE_BYTES = 2
 _FULL_SCALE = 2**15
 # Where what was too loud is turned down to, and in how many seconds.
 _CEILING, _FADE_SECONDS = 10 ** (-0.1 / 20), 0.005
@@ -139,8 +139,8 @@ class GrowingWav:
 
 
 def _header(sample_rate: int, channels: int, frames: int) -> bytes:
-    frame_size = channels * _BYTES_PER_SAMPLE
-    form = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * frame_size, frame_size, 8 * _BYTES_PER_SAMPLE)
+    frame_size = channels * _LIVE_BYTES
+    form = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * frame_size, frame_size, 8 * _LIVE_BYTES)
     size = min(frames * frame_size, _UNKNOWN_SIZE)
     whole = min(size + 36, _UNKNOWN_SIZE)
     return (

@@ -12,8 +12,8 @@ from stage_cli.core.codec.codec import Codec
 from stage_cli.core.codec.config import CodecConfig
 from stage_cli.core.codec.names import Style, published_names
 from stage_cli.core.codec.quantizer import ResidualVectorQuantizer
-from stage_cli.core.codec.seanet import Decoder, Encoder, fold
-from stage_cli.core.codec.streaming_layers import Layer, decoder_chain, encoder_chain
+from stage_cli.core.codec.seanet import SeanetDecoder, SeanetEncoder, fold
+from stage_cli.core.codec.streaming_layers import StreamingLayer, decoder_chain, encoder_chain
 from stage_cli.errors import WeightsError
 
 
@@ -26,17 +26,17 @@ class Encodec(Codec):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
+        self.encoder = SeanetEncoder(config)
         self.quantizer = ResidualVectorQuantizer(config)
-        self.decoder = Decoder(config)
+        self.decoder = SeanetDecoder(config)
 
-    def encoder_stream(self) -> Layer:
+    def encoder_stream(self) -> StreamingLayer:
         """Return the encoder with a memory, for audio in pieces."""
-        return encoder_chain(cast("Encoder", self.encoder))
+        return encoder_chain(cast("SeanetEncoder", self.encoder))
 
-    def decoder_stream(self) -> Layer:
+    def decoder_stream(self) -> StreamingLayer:
         """Return the decoder with a memory, for latents in pieces."""
-        return decoder_chain(cast("Decoder", self.decoder))
+        return decoder_chain(cast("SeanetDecoder", self.decoder))
 
 
 def state_from_published(tensors: Mapping[str, Tensor], config: CodecConfig, style: Style) -> dict[str, Tensor]:

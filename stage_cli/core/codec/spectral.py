@@ -48,7 +48,7 @@ class Block(nn.Module):
         return x + (self.scale * y).transpose(1, 2)
 
 
-class Encoder(nn.Module):
+class SpectralEncoder(nn.Module):
     """Audio to latents."""
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         return torch.cat([compressed, steady.real, steady.imag], dim=-1).transpose(1, 2)
 
 
-class Decoder(nn.Module):
+class SpectralDecoder(nn.Module):
     """Latents to audio."""
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -191,10 +191,10 @@ class SpectralCodec(Codec):
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__(config)
         self.shape = config
-        self.encoder = Encoder(config)
+        self.encoder = SpectralEncoder(config)
         apart = (config.tone_codebooks, config.tone_dimension) if config.tones else (0, 0)
         self.quantizer = ResidualVectorQuantizer(config, apart=apart)
-        self.decoder = Decoder(config)
+        self.decoder = SpectralDecoder(config)
 
     def encoder_stream(self) -> Overlapping:
         """Return the encoder with a memory, for audio in pieces."""

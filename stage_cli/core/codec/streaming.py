@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stage_cli.core.codec.streaming_layers import Chain, Layer, Pointwise, join
+from stage_cli.core.codec.streaming_layers import Chain, StreamingLayer, Pointwise, join
 
 if TYPE_CHECKING:
     from stage_cli.core.codec.codec import Codec
@@ -97,7 +97,7 @@ def stream_decode(codec: Codec, codes: Tensor, *, piece_frames: int = PIECE_FRAM
 class _Pieces:
     """Cuts what arrives into pieces of one length, so that results do not depend on how it arrives."""
 
-    def __init__(self, network: Layer, length: int, no_output: Tensor) -> None:
+    def __init__(self, network: StreamingLayer, length: int, no_output: Tensor) -> None:
         if length < 1:
             raise ValueError("piece_frames must be at least 1")
         self._network = network

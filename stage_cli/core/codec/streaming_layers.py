@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from stage_cli.core.codec.seanet import (
     Conv,
-    Decoder,
+    SeanetDecoder,
     DecoderStage,
-    Encoder,
+    SeanetEncoder,
     EncoderStage,
     ResidualBlock,
     SkipLSTM,
@@ -27,7 +27,7 @@ from stage_cli.core.codec.seanet import (
 )
 
 
-class Layer(Protocol):
+class StreamingLayer(Protocol):
     """A layer with a memory. Shapes: `[B, in, n]` → `[B, out, m]`, n and m ≥ 0."""
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
@@ -38,7 +38,7 @@ class Layer(Protocol):
 class Chain:
     """Layers one after the other."""
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    def __init__(self, layers: Iterable[StreamingLayer]) -> None:
         self._layers = list(layers)
 
     def step(self, x: Tensor, *, last: bool) -> Tensor:
@@ -152,17 +152,17 @@ class _LSTMStream:
         return x
 
 
-def encoder_chain(encoder: Encoder) -> Chain:
+def encoder_chain(encoder: SeanetEncoder) -> Chain:
     """Return the encoder with a memory: audio `[B, channels, n]` → latents `[B, D, t]`."""
     return Chain(_encoder_layers(encoder))
 
 
-def decoder_chain(decoder: Decoder) -> Chain:
+def decoder_chain(decoder: SeanetDecoder) -> Chain:
     """Return the decoder with a memory: latents `[B, D, t]` → audio `[B, channels, n]`."""
     return Chain(_decoder_layers(decoder))
 
 
-def _encoder_layers(encoder: Encoder) -> Iterator[Layer]:
+def _encoder_layers(encoder: SeanetEncoder) -> Iterator[StreamingLayer]:
     yield _ConvStream(encoder.input)
     for stage in cast("Iterable[EncoderStage]", encoder.stages):
         yield from _residual_layers(stage)
@@ -174,7 +174,7 @@ def _encoder_layers(encoder: Encoder) -> Iterator[Layer]:
     yield _ConvStream(encoder.output)
 
 
-def _decoder_layers(decoder: Decoder) -> Iterator[Layer]:
+def _decoder_layers(decoder: SeanetDecoder) -> Iterator[StreamingLayer]:
     yield _ConvStream(decoder.input)
     if decoder.lstm is not None:
         yield _LSTMStream(decoder.lstm)
@@ -186,7 +186,7 @@ def _decoder_layers(decoder: Decoder) -> Iterator[Layer]:
     yield _ConvStream(decoder.output)
 
 
-def _residual_layers(stage: EncoderStage | DecoderStage) -> Iterator[Layer]:
+def _residual_layers(stage: EncoderStage | DecoderStage) -> Iterator[StreamingLayer]:
     return (_ResidualStream(block) for block in cast("Iterable[ResidualBlock]", stage.residuals))
 
 

@@ -18,7 +18,7 @@ COMPRESSION = 0.3
 """Magnitudes are raised to this power: what is quiet counts beside what is loud."""
 
 # Full-scale sines are 1: below this nothing is worth an oscillator.
-_QUIETEST = 1e-3
+_QUIETEST_TONE = 1e-3
 _BELOW_STRONGEST = 10 ** (-45 / 20)
 # A tone stands out of what lies beside the main lobe of its window (Hann's is 2 bins to each side) by this factor …
 _BESIDE = (4, 5)  # bins
@@ -46,7 +46,7 @@ def tone_levels(audio: Tensor, config: SpectralConfig) -> Tensor:
     short = _magnitudes(audio, config.spectrum_size, hop, config.bins)
     width = rate / config.pitch_size
     here = long[..., _MARGIN:-_MARGIN]
-    quietest = (_BELOW_STRONGEST * here.amax(dim=2, keepdim=True)).clamp(min=_QUIETEST)
+    quietest = (_BELOW_STRONGEST * here.amax(dim=2, keepdim=True)).clamp(min=_QUIETEST_TONE)
     peaks = (here > long[..., _MARGIN - 1 : -_MARGIN - 1]) & (here >= long[..., _MARGIN + 1 : 1 - _MARGIN])
     # Peaks are few: what follows looks at them alone.
     row, spectrum, bin_ = (peaks & (here > quietest)).nonzero(as_tuple=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stage_cli.core.audio.decoding import Decoder
+from stage_cli.core.audio.decoding import AudioDecoder
 from stage_cli.errors import AudioError
 
 EDGE_SECONDS = 0.04
@@ -41,13 +41,13 @@ class AudioFile:
         """What error messages call it."""
         return self.path / self.name if self.name else self.path
 
-    def open(self) -> Decoder:
+    def open(self) -> AudioDecoder:
         """Open it for decoding.
 
         Raises:
             AudioError: it is missing, not audio, empty or cut off.
         """
-        return Decoder(self.path) if self.size is None else _MemberDecoder(self)
+        return AudioDecoder(self.path) if self.size is None else _MemberDecoder(self)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _mean_of_channels(block: np.ndarray) -> np.ndarray:
     return mono
 
 
-class _MemberDecoder(Decoder):
+class _MemberDecoder(AudioDecoder):
     """Decodes one member of a shard."""
 
     def __init__(self, member: AudioFile) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.audio_chunks import AudioFile, AudioLimits, read_stem
-from stage_cli.core.data.song import Key, SongFeatures
+from stage_cli.core.data.features.annotations import Key
+from stage_cli.core.data.song import SongFeatures
 from stage_cli.errors import AudioError, StageError
 
 # A file's length is rounded to its own rate, the song's to the highest of its rates.

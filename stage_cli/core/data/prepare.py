@@ -18,16 +18,8 @@ from stage_cli.core.data.fingerprint import fingerprints, same_content
 from stage_cli.core.data.layouts import PREPARED_DRUMS, Song, SongFolder, read_song
 from stage_cli.core.data.mixing import SongAudio, mono_sum
 from stage_cli.core.data.settings import PrepareSettings
-from stage_cli.core.data.song import (
-    FEATURES_FILE,
-    SCHEMA_KEY,
-    Key,
-    Rhythm,
-    SongFeatures,
-    StemFeatures,
-    read_features,
-    write_features,
-)
+from stage_cli.core.data.features.annotations import Key, Rhythm
+from stage_cli.core.data.song import FEATURES_FILE, SCHEMA_KEY, SongFeatures, StemFeatures, read_features, write_features
 from stage_cli.errors import StageError
 
 DRUMS_FILE = f"{PREPARED_DRUMS}/drums.wav"
@@ -196,7 +188,7 @@ class _MonoTrack:
 
 def _rhythm_and_key(song: Song, measured: _Measured, settings: PrepareSettings) -> tuple[Rhythm, Key | None]:
     if settings.beats == "beat-this":
-        return beat_this.track_rhythm(measured.harmonic + measured.percussive), key.find_key(measured.harmonic)
+        return beat_this.track_with_beat_this(measured.harmonic + measured.percussive), key.find_key(measured.harmonic)
     if settings.beats == "essentia":
         return rhythm.track_rhythm(measured.harmonic, measured.percussive), key.find_key(measured.harmonic)
     noted = song.annotations

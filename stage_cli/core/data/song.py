@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stage_cli.core.data.features.annotations import Key, Rhythm
 from stage_cli.errors import StageError
 
 SCHEMA_VERSION = 1
@@ -37,39 +38,6 @@ class StemFeatures:
     files: tuple[str, ...]
     active: float
     loudness: float | None
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """Beats of a song.
-
-    Attributes:
-        bpm: beats a minute (mean of the beat intervals, outliers left out), or None where no beat was found.
-        confidence: of the beats, 0 to 1; 1 for annotations and where the tracker tells none.
-        beats: seconds.
-        downbeats: seconds; a subset of the beats.
-        beats_per_bar: most common number, or None if unknown.
-        bars_confidence: of downbeats and beats_per_bar, 0 to 1.
-        source: "annotations", "essentia" or "beat-this".
-    """
-
-    bpm: float | None
-    confidence: float
-    beats: tuple[float, ...]
-    downbeats: tuple[float, ...]
-    beats_per_bar: int | None
-    bars_confidence: float
-    source: str
-
-
-@dataclass(frozen=True)
-class Key:
-    """Key of a song: tonic ("C", "F#", "Bb", …), scale ("major" or "minor"), strength 0 to 1, source."""
-
-    tonic: str
-    scale: str
-    strength: float
-    source: str
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from stage_cli.core.data.features.rhythm import tempo
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 from stage_cli.core.evaluation.detection.beats import TRACKERS, track_beats
 from stage_cli.core.evaluation.detection.chroma import chroma
 from stage_cli.core.evaluation.detection.key import find_key

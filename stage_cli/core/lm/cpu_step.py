@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage_cli.core.lm.kv_cache import KVCache, SharedSteps, StepMemory
-from stage_cli.core.lm.layer import Layer, attend_texts
+from stage_cli.core.lm.layer import TransformerLayer, attend_texts
 
 
 class StepAttention:
@@ -99,7 +99,7 @@ class _SharedScores:
                 first += bags
 
 
-def run_one_step(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], memory: StepMemory) -> Tensor:
+def run_one_step(layers: Sequence[TransformerLayer], x: Tensor, caches: Sequence[KVCache], memory: StepMemory) -> Tensor:
     """As `run_steps` of lm/layer.py, for one step on a CPU: `[R, D]` → `[R, D]`.
 
     Args:

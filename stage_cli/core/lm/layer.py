@@ -59,7 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, ca
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """One pre-norm layer: self-attention, cross-attention, feed-forward, each added to its input.
 
     Attributes:
@@ -165,7 +165,7 @@ def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *
     return attention(q.to(keys.dtype), keys, values, mask).to(q.dtype)
 
 
-def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
+def run_steps(layers: Sequence[TransformerLayer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
     """Run the newest s steps through the layers; what the caches hold grows, their `length` does not.
 
     Args:
@@ -186,7 +186,7 @@ def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, 
     return x
 
 
-def attend_texts(layer: Layer, index: int, x: Tensor, texts: Sequence[KVCache | TextRows]) -> Tensor:
+def attend_texts(layer: TransformerLayer, index: int, x: Tensor, texts: Sequence[KVCache | TextRows]) -> Tensor:
     """Add the cross-attention's output to x `[R, s, D]` where rows have a text; those without one skip it."""
     if not any(rows.text for rows in texts):
         return x

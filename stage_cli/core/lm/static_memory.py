@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.kv_cache import KVCache
-from stage_cli.core.lm.layer import Layer, TextRows, attend_texts, attention, merge_heads
+from stage_cli.core.lm.layer import TransformerLayer, TextRows, attend_texts, attention, merge_heads
 from stage_cli.core.lm.sinusoids import sinusoids
 
 ALIGNMENT = 64
@@ -181,7 +181,7 @@ class StaticMemory:
             row += count
 
 
-def run_static_steps(layers: Sequence[Layer], x: Tensor, memory: StaticMemory, heard: Tensor | None) -> Tensor:
+def run_static_steps(layers: Sequence[TransformerLayer], x: Tensor, memory: StaticMemory, heard: Tensor | None) -> Tensor:
     """Run the next s steps of all rows through the layers; the memory grows by them.
 
     Args:

@@ -22,7 +22,7 @@ from stage_cli.core.weights.codec_formats import codec_config, codec_recipes, fi
 from stage_cli.core.weights.formats import FORMATS, TRANSFORMERS, Format, find_format
 from stage_cli.core.weights.hub import HUB_ID, fetch_model
 from stage_cli.core.weights.own_config import read_own_config, shared_codec
-from stage_cli.core.weights.plan import Plan, Source
+from stage_cli.core.weights.plan import Plan, TensorSource
 from stage_cli.core.weights.recipes import same
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
@@ -46,7 +46,7 @@ class LanguageModelPart:
     """
 
     config: LanguageModelConfig
-    source: Source
+    source: TensorSource
     form: Format
 
 
@@ -55,7 +55,7 @@ class CodecPart:
     """A codec found in a file: its sizes, and its tensors' recipes."""
 
     config: AnyCodecConfig
-    source: Source
+    source: TensorSource
 
 
 def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
@@ -138,7 +138,7 @@ def find_language_model(path: Path) -> LanguageModelPart:
         in_codec = bool(form.codec_prefix) and name.startswith(form.codec_prefix)
         return in_codec or pattern.fullmatch(name) is not None
 
-    return LanguageModelPart(config, Source(file, form.recipes(config), ignorable), form)
+    return LanguageModelPart(config, TensorSource(file, form.recipes(config), ignorable), form)
 
 
 def find_codec_part(file: TensorFile, prefix: str, *, sample_rate: int = 32000) -> CodecPart | None:
@@ -151,7 +151,7 @@ def find_codec_part(file: TensorFile, prefix: str, *, sample_rate: int = 32000) 
     def ignorable(name: str) -> bool:
         return not name.startswith(prefix) or is_codec_training_state(name)
 
-    return CodecPart(config, Source(file, codec_recipes(config, style, file.shapes, prefix), ignorable))
+    return CodecPart(config, TensorSource(file, codec_recipes(config, style, file.shapes, prefix), ignorable))
 
 
 def codec_of_directory(directory: Path, *, offline: bool = False) -> CodecPart | None:
@@ -175,11 +175,11 @@ def _safetensors_codec(directory: Path) -> CodecPart | None:
     file = open_checkpoint(weights_file(directory))
     if values.get("model_type") == CODEC_TYPE:
         config = read_codec_config(values)
-        return CodecPart(config, Source(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False))
+        return CodecPart(config, TensorSource(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False))
     if values.get("model_type") == MODEL_TYPE:
         plan = _plan_own(directory, values)
         recipes = {name: recipe for name, recipe in plan.sources[0].recipes.items() if name.startswith("codec.")}
-        return CodecPart(plan.config.codec, Source(file, recipes, lambda name: not name.startswith("codec.")))
+        return CodecPart(plan.config.codec, TensorSource(file, recipes, lambda name: not name.startswith("codec.")))
     rate = (_section(values, "audio_encoder") or values).get("sampling_rate", 32000)
     prefix = TRANSFORMERS.codec_prefix if find_codec(file.shapes, TRANSFORMERS.codec_prefix) else ""
     return find_codec_part(file, prefix, sample_rate=rate)
@@ -235,7 +235,7 @@ def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
     file = open_checkpoint(weights_file(directory))
     shapes = own_shapes(config)
     names = [name for name in shapes if shared is None or not name.startswith("codec.")]
-    own = Source(file, {name: same(name) for name in names}, lambda _: False)
+    own = TensorSource(file, {name: same(name) for name in names}, lambda _: False)
     linears = (name for name, shape in shapes.items() if name.startswith("lm.") and len(shape) == 2)
     sources = (own,) if shared is None else (own, _shared_codec_part(shared).source)
     return Plan(config, sources, all(map(file.rounded, linears)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from stage_cli.core.codec.spectral_config import SpectralConfig
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights.codec_config import codec_config_values
-from stage_cli.core.weights.plan import Source
+from stage_cli.core.weights.plan import TensorSource
 from stage_cli.core.weights.saving import save_tensors
 from stage_cli.core.weights.tensors import SCALE_SUFFIX, check_finite
 from stage_cli.errors import WeightsError
@@ -27,7 +27,7 @@ LOG_MAGNITUDE_BIAS = f"{DECODER}output.bias"
 
 
 def pack_model(
-    directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing, codec: str
+    directory: Path, config: StageConfig, sources: tuple[TensorSource, ...], *, packing: Packing, codec: str
 ) -> None:
     """Write a model without its codec.
 
@@ -46,7 +46,7 @@ def pack_model(
 
 
 def pack_codec(
-    directory: Path, config: StageConfig, sources: tuple[Source, ...], *, packing: Packing, gain: float = 0.0
+    directory: Path, config: StageConfig, sources: tuple[TensorSource, ...], *, packing: Packing, gain: float = 0.0
 ) -> None:
     """Write the codec of a model alone; its codebooks stay float16.
 

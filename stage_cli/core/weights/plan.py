@@ -13,7 +13,7 @@ from stage_cli.core.weights.tensors import Shape, TensorFile
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """One checkpoint file and what is taken from it.
 
     Attributes:
@@ -53,5 +53,5 @@ class Plan:
     """
 
     config: StageConfig
-    sources: tuple[Source, ...]
+    sources: tuple[TensorSource, ...]
     rounded: bool = False

@@ -15,16 +15,16 @@ import numpy as np
 
 from stage_cli.core.data.features.accents import RATE
 from stage_cli.core.data.features.rhythm import rounded, sounding_range, tempo
-from stage_cli.core.data.song import Rhythm
+from stage_cli.core.data.features.annotations import Rhythm
 from stage_cli.errors import StageError
 
 CHECKPOINT = "final0"
 """The published checkpoint, which is fetched once into torch's cache."""
 
-_SHORTEST = 2.0  # seconds; the network needs a window of audio
+_SHORTEST_FOR_BEAT_THIS = 2.0  # seconds; the network needs a window of audio
 
 
-def track_rhythm(mix: np.ndarray, checkpoint: str = CHECKPOINT) -> Rhythm:
+def track_with_beat_this(mix: np.ndarray, checkpoint: str = CHECKPOINT) -> Rhythm:
     """Find beats, tempo and bars of a mix, `[frames]` float32 at 44.1 kHz.
 
     The tracker tells no confidence: it is 1 where it has found beats.
@@ -33,7 +33,7 @@ def track_rhythm(mix: np.ndarray, checkpoint: str = CHECKPOINT) -> Rhythm:
         StageError: the package is not installed, or its weights cannot be loaded.
     """
     first, last = sounding_range(mix)
-    if last - first < _SHORTEST * RATE:
+    if last - first < _SHORTEST_FOR_BEAT_THIS * RATE:
         return Rhythm(None, 0.0, (), (), None, 0.0, "beat-this")
     beats, downbeats = tracker(checkpoint)(np.asarray(mix, dtype=np.float32), RATE)
     times, starts = rounded(beats), rounded(downbeats)

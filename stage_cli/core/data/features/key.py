@@ -7,9 +7,9 @@ import numpy as np
 from stage_cli.core.data.features.accents import RATE
 from stage_cli.core.data.features.essentia_library import essentia_algorithms
 from stage_cli.core.data.features.rhythm import sounding_range
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 
-_SHORTEST = 0.5  # seconds
+_SHORTEST_FOR_KEY = 0.5  # seconds
 
 
 def find_key(harmonic: np.ndarray) -> Key | None:
@@ -22,7 +22,7 @@ def find_key(harmonic: np.ndarray) -> Key | None:
         StageError: essentia is not installed.
     """
     first, last = sounding_range(harmonic)
-    if last - first < _SHORTEST * RATE:
+    if last - first < _SHORTEST_FOR_KEY * RATE:
         return None
     sounding = np.ascontiguousarray(harmonic[first:last], dtype=np.float32)
     tonic, scale, strength = essentia_algorithms().KeyExtractor(sampleRate=RATE)(sounding)

@@ -12,7 +12,7 @@ from stage_cli.core.data.features.accents import RATE, AccentTrack, onset_streng
 from stage_cli.core.data.features.bars import find_bars
 from stage_cli.core.data.features.beat_phase import bar_accents, best_beats, delay
 from stage_cli.core.data.features.essentia_library import essentia_algorithms
-from stage_cli.core.data.song import Rhythm
+from stage_cli.core.data.features.annotations import Rhythm
 
 # Under −60 dBFS a tracker would follow noise, and in digital silence essentia finds 738 beats a minute.
 _SOUND = 0.001

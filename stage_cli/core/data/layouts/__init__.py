@@ -9,7 +9,7 @@ from pathlib import Path
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.layouts import folders, moisesdb, musdb, slakh
 from stage_cli.core.data.layouts.files import song_folders
-from stage_cli.core.data.layouts.source import PREPARED_DRUMS, Annotations, Song, SongFolder, Track
+from stage_cli.core.data.layouts.source import PREPARED_DRUMS, Annotations, Song, SongFolder, SourceTrack
 from stage_cli.errors import UsageError
 
 __all__ = ["LAYOUTS", "PREPARED_DRUMS", "Annotations", "Song", "SongFolder", "Track", "find_songs", "read_song"]

@@ -22,7 +22,7 @@ from stage_cli.core.data.layouts.source import (
     Song,
     SongFolder,
     StemCollector,
-    Track,
+    SourceTrack,
     file_inside,
     is_click,
     spoken_genre,
@@ -99,7 +99,7 @@ def _collect(folder: Path, data: dict[str, Any]) -> StemCollector:
             elif stem is None:
                 stems.leave_out(f"{name}/{path.name}", "its stem's name is unknown")
             else:
-                stems.add(stem, Track(path, kind))
+                stems.add(stem, SourceTrack(path, kind))
     return stems
 
 

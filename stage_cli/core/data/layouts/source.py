@@ -34,7 +34,7 @@ class SongFolder:
 
 
 @dataclass(frozen=True)
-class Track:
+class SourceTrack:
     """One audio file of a stem; `type` is the data set's word for it ("snare drum"), a text and never a path."""
 
     path: Path
@@ -83,13 +83,13 @@ class Song:
     title: str
     artist: str
     genres: tuple[str, ...]
-    stems: Mapping[str, tuple[Track, ...]]
+    stems: Mapping[str, tuple[SourceTrack, ...]]
     metadata: tuple[Path, ...] = ()
     annotations: Annotations | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def tracks(self) -> tuple[Track, ...]:
+    def tracks(self) -> tuple[SourceTrack, ...]:
         """All tracks, stem by stem."""
         return tuple(track for tracks in self.stems.values() for track in tracks)
 
@@ -100,9 +100,9 @@ class StemCollector:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
-        self._stems: dict[str, list[Track]] = {}
+        self._stems: dict[str, list[SourceTrack]] = {}
 
-    def add(self, stem: str, track: Track) -> None:
+    def add(self, stem: str, track: SourceTrack) -> None:
         """Take a track of a stem, whose name is one of `STEMS`."""
         self._stems.setdefault(stem, []).append(track)
 
@@ -110,7 +110,7 @@ class StemCollector:
         """Note that something is no part of the music."""
         self.notes.append(f"{what} is left out: {why}")
 
-    def finish(self) -> dict[str, tuple[Track, ...]]:
+    def finish(self) -> dict[str, tuple[SourceTrack, ...]]:
         """Return the tracks by stem.
 
         Raises:

@@ -19,7 +19,7 @@ from stage_cli.core.evaluation.cocola.network import CHANNELS, CocolaNetwork, pu
 from stage_cli.core.weights.tensors import check_finite, open_checkpoint
 from stage_cli.errors import WeightsError
 
-_STEM = "encoder.encoder.model.0._conv_stem.weight"
+_STEM_WEIGHT = "encoder.encoder.model.0._conv_stem.weight"
 _PROJECTION = "encoder.projection.weight"
 
 # Settings of the authors' run: enumerations and paths. An enumeration of Python 3.11's first releases is looked up by
@@ -45,9 +45,9 @@ def load_network(path: Path) -> CocolaNetwork:
         WeightsError: the file cannot be read, wants to run code, or is not a COCOLA of harmonic and percussive mels.
     """
     tensors = _read(path)
-    if _STEM not in tensors or _PROJECTION not in tensors or tensors[_PROJECTION].ndim != 2:
-        _refuse(path, f"it has no {_STEM if _STEM not in tensors else _PROJECTION}")
-    channels = tensors[_STEM].shape[1] if tensors[_STEM].ndim == 4 else 0
+    if _STEM_WEIGHT not in tensors or _PROJECTION not in tensors or tensors[_PROJECTION].ndim != 2:
+        _refuse(path, f"it has no {_STEM_WEIGHT if _STEM_WEIGHT not in tensors else _PROJECTION}")
+    channels = tensors[_STEM_WEIGHT].shape[1] if tensors[_STEM_WEIGHT].ndim == 4 else 0
     if channels != CHANNELS:
         _refuse(path, f"its network hears {channels} channel(s), not harmonic and percussive spectra")
     network = CocolaNetwork(tensors[_PROJECTION].shape[0])

@@ -14,7 +14,7 @@ import numpy as np
 
 from stage_cli.core.data.features import beat_this, rhythm
 from stage_cli.core.data.features.accents import RATE
-from stage_cli.core.data.song import Rhythm
+from stage_cli.core.data.features.annotations import Rhythm
 from stage_cli.core.evaluation.detection.mono import mono
 
 TRACKERS: tuple[str, ...] = ("essentia", "beat-this")
@@ -39,7 +39,7 @@ def track_beats(audio: np.ndarray, sample_rate: int, *, percussive: bool = True,
         raise ValueError(f"tracker must be one of {', '.join(TRACKERS)}, not {tracker!r}")
     samples = mono(audio, sample_rate, RATE)
     if tracker == "beat-this":
-        found = beat_this.track_rhythm(samples)
+        found = beat_this.track_with_beat_this(samples)
     else:
         silence = np.zeros_like(samples)
         found = rhythm.track_rhythm(*((silence, samples) if percussive else (samples, silence)))

@@ -12,10 +12,10 @@ import numpy as np
 from stage_cli.core.data.features.levels import ACTIVE_PEAK
 from stage_cli.core.evaluation.detection.mono import mono
 
-RATE = 12_000
+CHROMA_RATE = 12_000
 """Hz at which stems are analysed."""
 
-HOP = 1200
+CHROMA_HOP = 1200
 """Samples from one frame to the next: 0.1 s."""
 
 WINDOW = 4096
@@ -23,7 +23,7 @@ WINDOW = 4096
 
 PITCH_CLASSES = 12
 
-_LOWEST, _HIGHEST = 38.0, 2000.0  # Hz
+_CHROMA_LOWEST, _CHROMA_HIGHEST = 38.0, 2000.0  # Hz
 _FLOOR = 10 ** (-50 / 20)  # of the strongest peak of a frame: below it, peaks are side lobes and noise
 
 
@@ -41,19 +41,19 @@ def chroma(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """
     import scipy.fft
 
-    samples = mono(audio, sample_rate, RATE)
+    samples = mono(audio, sample_rate, CHROMA_RATE)
     padded = np.pad(samples, (WINDOW // 2, WINDOW // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::CHROMA_HOP]
     magnitudes = np.abs(scipy.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32), axis=1))
     magnitudes[np.abs(frames).max(axis=1) < ACTIVE_PEAK] = 0
-    first, last = (round(hertz * WINDOW / RATE) for hertz in (_LOWEST, _HIGHEST))
+    first, last = (round(hertz * WINDOW / CHROMA_RATE) for hertz in (_CHROMA_LOWEST, _CHROMA_HIGHEST))
     left, middle, right = (magnitudes[:, first + shift : last + shift] for shift in (-1, 0, 1))
     strongest = middle.max(axis=1, keepdims=True)
     rows, bins = np.nonzero((middle > left) & (middle >= right) & (middle > _FLOOR * strongest))
     # A parabola through the logarithms of three bins is exact for a Gaussian window, and near enough for Hann's.
     low, here, high = (np.log(part[rows, bins] + 1e-12) for part in (left, middle, right))
     offsets = 0.5 * (low - high) / (low - 2 * here + high)
-    pitches = 69 + 12 * np.log2((first + bins + offsets) * RATE / WINDOW / 440)
+    pitches = 69 + 12 * np.log2((first + bins + offsets) * CHROMA_RATE / WINDOW / 440)
     below = np.floor(pitches).astype(np.int64)
     share = pitches - below
     table = np.zeros((len(frames), PITCH_CLASSES))

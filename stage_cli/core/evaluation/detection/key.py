@@ -6,7 +6,7 @@ import numpy as np
 
 from stage_cli.core.data.features import key
 from stage_cli.core.data.features.accents import RATE
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 from stage_cli.core.evaluation.detection.mono import mono
 
 

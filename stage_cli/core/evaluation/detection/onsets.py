@@ -21,14 +21,14 @@ import numpy as np
 from stage_cli.core.data.features.levels import ACTIVE_PEAK
 from stage_cli.core.evaluation.detection.mono import mono
 
-RATE = 22_050
+ONSET_RATE = 22_050
 """Hz at which stems are analysed, whatever their own rate: all systems are heard alike."""
 
-HOP = 110
+ONSET_HOP = 110
 """Samples from one flux value to the next: 5 ms."""
 
 _LONG, _SHORT = 1536, 512  # samples of the windows
-_LOWEST, _HIGHEST = 30.0, 10_000.0  # Hz
+_ONSET_LOWEST, _ONSET_HIGHEST = 30.0, 10_000.0  # Hz
 _BANDS_PER_OCTAVE = 24
 _COMPRESSION = 2000.0  # magnitudes 66 dB below a full-scale sine count as much as silence
 _LAG = 2  # hops between the spectra that are compared
@@ -56,7 +56,7 @@ def find_onsets(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     """
     import scipy.ndimage
 
-    samples = mono(audio, sample_rate, RATE)
+    samples = mono(audio, sample_rate, ONSET_RATE)
     peak = float(np.abs(samples).max(initial=0.0))
     if peak < ACTIVE_PEAK:
         return np.zeros(0)
@@ -68,7 +68,7 @@ def find_onsets(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     around = np.clip(peaks[:, None] + np.arange(-_BEFORE, _AFTER + 1), 0, len(fine) - 1)
     hops = np.unique(around[np.arange(len(peaks)), fine[around].argmax(axis=1)])
     hops = hops[np.diff(hops, prepend=-_APART) >= _APART - 1]
-    times = np.maximum(hops - _LEAD, 0) * HOP / RATE
+    times = np.maximum(hops - _LEAD, 0) * ONSET_HOP / ONSET_RATE
     return times if _begins_with_onset(samples) else times[times > _EDGE]
 
 
@@ -80,8 +80,8 @@ def _flux(samples: np.ndarray, window: int) -> np.ndarray:
     import scipy.fft
     import scipy.ndimage
 
-    padded = np.pad(samples, (window // 2 + _LEAD * HOP, window // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::HOP]
+    padded = np.pad(samples, (window // 2 + _LEAD * ONSET_HOP, window // 2))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::ONSET_HOP]
     hann = np.hanning(window).astype(np.float32)
     magnitudes = np.abs(scipy.fft.rfft(frames * hann, axis=1)) * np.float32(2 / hann.sum())
     levels = np.log10(1 + _COMPRESSION * (magnitudes @ _filterbank(window)))
@@ -94,8 +94,8 @@ def _flux(samples: np.ndarray, window: int) -> np.ndarray:
 @functools.lru_cache(maxsize=2)
 def _filterbank(window: int) -> np.ndarray:
     """Return triangular bands, `[bins, bands]`, each of sum 1; at the low end one bin wide at least."""
-    steps = np.arange(int(np.log2(_HIGHEST / _LOWEST) * _BANDS_PER_OCTAVE) + 1)
-    corners = np.unique(np.rint(_LOWEST * 2 ** (steps / _BANDS_PER_OCTAVE) * window / RATE))
+    steps = np.arange(int(np.log2(_ONSET_HIGHEST / _ONSET_LOWEST) * _BANDS_PER_OCTAVE) + 1)
+    corners = np.unique(np.rint(_ONSET_LOWEST * 2 ** (steps / _BANDS_PER_OCTAVE) * window / ONSET_RATE))
     low, centre, high = (corners[first : len(corners) - 2 + first] for first in range(3))
     bins = np.arange(window // 2 + 1)[:, None]
     bands = np.clip(np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0, None)
@@ -106,9 +106,9 @@ def _begins_with_onset(samples: np.ndarray) -> bool:
     """Return whether the first sound of a clip begins with it."""
 
     def level(start: float, end: float) -> float:
-        return float(np.sqrt(np.square(samples[round(start * RATE) : round(end * RATE)]).mean()))
+        return float(np.sqrt(np.square(samples[round(start * ONSET_RATE) : round(end * ONSET_RATE)]).mean()))
 
-    if len(samples) < 0.12 * RATE:
+    if len(samples) < 0.12 * ONSET_RATE:
         return True
     opening = level(0, 0.03)
     return opening >= _RISE * level(0, 0.002) or opening >= _FALL * level(0.06, 0.12)

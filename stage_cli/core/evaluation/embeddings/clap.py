@@ -20,9 +20,9 @@ from stage_cli.core.evaluation.embeddings.pretrained import build, network_direc
 from stage_cli.core.model_config import read_config
 from stage_cli.errors import WeightsError
 
-DEFAULT = "laion/larger_clap_music"
+CLAP_DEFAULT = "laion/larger_clap_music"
 
-_BATCH = 8
+_CLAP_BATCH = 8
 _NEEDED = ("preprocessor_config.json", "tokenizer.json")
 
 
@@ -42,7 +42,7 @@ class ClapEmbedding(Embedding):
 
     name = "clap"
 
-    def __init__(self, source: str = DEFAULT, *, device: str = "cpu", offline: bool = False) -> None:
+    def __init__(self, source: str = CLAP_DEFAULT, *, device: str = "cpu", offline: bool = False) -> None:
         from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel
 
         directory = network_directory(source, offline=offline)
@@ -63,7 +63,7 @@ class ClapEmbedding(Embedding):
         """Return one vector for each 10 s; shorter audio is repeated, as the feature extractor does it."""
         cut = [pieces(clip, int(self._features.nb_max_samples)) for clip in clips]
         flat = [piece for several in cut for piece in several]
-        rows = np.concatenate([self._audio(flat[first : first + _BATCH]) for first in range(0, len(flat), _BATCH)])
+        rows = np.concatenate([self._audio(flat[first : first + _CLAP_BATCH]) for first in range(0, len(flat), _CLAP_BATCH)])
         return np.split(rows, np.cumsum([len(several) for several in cut])[:-1])
 
     @torch.inference_mode()

@@ -20,7 +20,7 @@ from stage_cli.core.evaluation.embeddings.pretrained import build, network_direc
 from stage_cli.core.model_config import read_config
 from stage_cli.errors import WeightsError
 
-DEFAULT = "m-a-p/MERT-v1-95M"
+MERT_DEFAULT = "m-a-p/MERT-v1-95M"
 
 _TYPES = ("mert_model", "hubert")
 _NOT_HUBERT = ("feature_extractor_cqt", "deepnorm", "conv_pos_batch_norm")
@@ -44,7 +44,7 @@ class MertEmbedding(Embedding):
 
     name = "mert"
 
-    def __init__(self, source: str = DEFAULT, *, device: str = "cpu", offline: bool = False) -> None:
+    def __init__(self, source: str = MERT_DEFAULT, *, device: str = "cpu", offline: bool = False) -> None:
         from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
         directory = network_directory(source, offline=offline)
@@ -55,7 +55,7 @@ class MertEmbedding(Embedding):
             raise WeightsError(
                 f"{directory} is a MERT that only its own code can run",
                 why=f"its config.json asks for {', '.join(extra)}, and code from elsewhere is never executed",
-                next_step=f"use {DEFAULT}",
+                next_step=f"use {MERT_DEFAULT}",
             )
         if not (directory / _PREPROCESSOR).exists():
             raise WeightsError(f"{directory} has no {_PREPROCESSOR}", next_step="fetch the MERT again")

@@ -32,7 +32,7 @@ EXAMPLE = 96
 
 _FFT = 512
 _OFFSET = 0.01
-_BATCH = 16
+_VGGISH_BATCH = 16
 _IGNORED = ("pproc.", "pca_")
 # Channels of the convolutions, pooled where a list ends.
 _STAGES = ((64,), (128,), (256, 256), (512, 512))
@@ -100,7 +100,7 @@ class VggishEmbedding(Embedding):
         found = []
         for clip in clips:
             examples = torch.from_numpy(log_mel_examples(clip)).to(self._device)
-            found.append(torch.cat([self._network(batch) for batch in examples.split(_BATCH)]).cpu().numpy())
+            found.append(torch.cat([self._network(batch) for batch in examples.split(_VGGISH_BATCH)]).cpu().numpy())
         return found
 
 

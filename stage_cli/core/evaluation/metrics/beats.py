@@ -20,7 +20,7 @@ import warnings
 
 from stage_cli.core.evaluation.metrics.times import Times, rising_times
 
-TOLERANCE = 0.07
+BEAT_TOLERANCE = 0.07
 """Seconds, of Beat F1."""
 
 
@@ -41,7 +41,7 @@ def beat_f1(reference: Times, estimated: Times) -> float:
         return math.nan
     if not len(heard):
         return 0.0
-    return float(mir_eval.beat.f_measure(truth, heard, f_measure_threshold=TOLERANCE))
+    return float(mir_eval.beat.f_measure(truth, heard, f_measure_threshold=BEAT_TOLERANCE))
 
 
 def beat_cmlt(reference: Times, estimated: Times) -> float:

@@ -24,7 +24,7 @@ from stage_cli.core.evaluation.metrics.times import Times, rising_times
 GRID_TOLERANCE = 0.03
 """Seconds, of precision."""
 
-BEAT_TOLERANCE = 0.05
+BEATS_PLAYED_TOLERANCE = 0.05
 """Seconds, of recall."""
 
 _ROUNDING = 1e-9
@@ -79,7 +79,7 @@ def onset_recall(onsets: Times, beats: Times) -> float:
         ValueError: times are negative or not finite, or do not rise.
     """
     heard, times = rising_times(onsets, "onsets"), rising_times(beats, "beats")
-    return _share_near(times, heard, BEAT_TOLERANCE) if len(times) > 1 else math.nan
+    return _share_near(times, heard, BEATS_PLAYED_TOLERANCE) if len(times) > 1 else math.nan
 
 
 def onset_f(onsets: Times, beats: Times, seconds: float) -> float:

@@ -13,7 +13,7 @@ import math
 
 FACTORS = (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 
-TOLERANCE = 0.04
+TEMPO_TOLERANCE = 0.04
 """Relative error of a tempo that is right."""
 
 
@@ -46,4 +46,4 @@ def tempo_right(bpm: float | None, reference: float | None) -> float:
         ValueError: a tempo is not finite or not above 0.
     """
     error = tempo_error(bpm, reference)
-    return math.nan if reference is None else float(error <= TOLERANCE)
+    return math.nan if reference is None else float(error <= TEMPO_TOLERANCE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 
 
 @dataclass(frozen=True)

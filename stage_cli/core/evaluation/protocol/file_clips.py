@@ -26,7 +26,8 @@ from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.naming import AUDIO_SUFFIXES, find_audio
 from stage_cli.core.audio.reading import MonoReader, probe
 from stage_cli.core.data.fingerprint import file_fingerprint
-from stage_cli.core.data.song import FEATURES_FILE, Key
+from stage_cli.core.data.features.annotations import Key
+from stage_cli.core.data.song import FEATURES_FILE
 from stage_cli.core.evaluation.metrics.key import key_agreement
 from stage_cli.core.evaluation.metrics.times import rising_times
 from stage_cli.core.evaluation.music import heard_truth

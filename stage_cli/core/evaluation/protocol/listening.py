@@ -24,7 +24,7 @@ from stage_cli.core.evaluation.protocol.records import Listened, Made
 from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
 from stage_cli.core.evaluation.protocol.systems import System
 
-VERSION = 1
+MEASUREMENT_VERSION = 1
 """Of what is listened for: another one, and outputs are listened to again."""
 
 _SOUNDS = "cocola_sounds"
@@ -42,7 +42,7 @@ class Listener:
         self._config = config
         self._specs = [self._full(spec) for spec in config.embedding_specs]
         self.names = [spec.partition("=")[0] for spec in config.embedding_specs]
-        self._settings: list[Any] = [VERSION, config.tracker, self._specs]
+        self._settings: list[Any] = [MEASUREMENT_VERSION, config.tracker, self._specs]
         self._settings += [codec_content if "codec" in config.embedding_specs else ""]
         self._settings += [None if config.cocola is None else content_of(config.cocola)]
 

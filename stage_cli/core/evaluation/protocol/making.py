@@ -21,7 +21,7 @@ from stage_cli.core.evaluation.protocol.systems import System
 from stage_cli.core.evaluation.report.results import Failure
 from stage_cli.errors import DeviceError, StageError
 
-VERSION = 1
+GENERATION_VERSION = 1
 """Of how clips and outputs are made: another one, and they are made again."""
 
 Progress = Callable[[str, int, int], None]
@@ -124,7 +124,7 @@ class Maker:
         """Make and hear one output, unless that is kept."""
         records, known = self._records, self.evidence.clips[plan.id]
         seed = plan.seed if system.draws else None
-        digest = digest_of(VERSION, known.digest, system.name, system.content, system.contents.get(plan.id), seed)
+        digest = digest_of(GENERATION_VERSION, known.digest, system.name, system.content, system.contents.get(plan.id), seed)
         made = records.made(plan.id, system.part, digest)
         if made is not None and self._is_whole(system, plan):
             listened = records.listened(plan.id, system.part, self._listener.digest(system, known, made))
@@ -186,4 +186,4 @@ class Maker:
         kept = {
             name: self._config.decisive.get(name) for name in ("source", "stem", "seconds", "seed", "data", "split")
         }
-        return digest_of(VERSION, kept, plan.recipe, plan.song, plan.context_kind)
+        return digest_of(GENERATION_VERSION, kept, plan.recipe, plan.song, plan.context_kind)

@@ -24,7 +24,7 @@ from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.reading import probe, read_blocks, to_mono
 from stage_cli.core.audio.writing import AtomicAudioWriter
-from stage_cli.core.data.song import Key
+from stage_cli.core.data.features.annotations import Key
 from stage_cli.core.evaluation.music import Heard
 from stage_cli.core.evaluation.protocol.clips import Clip, ClipPlan
 from stage_cli.core.evaluation.protocol.folder import AUDIO_FOLDER, ReportFolder

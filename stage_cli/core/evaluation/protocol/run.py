@@ -39,7 +39,7 @@ from stage_cli.core.evaluation.protocol.systems import (
 )
 from stage_cli.core.evaluation.report import write_items, write_report, write_results
 from stage_cli.core.evaluation.report.results import Results
-from stage_cli.core.evaluation.report.results import System as ResultSystem
+from stage_cli.core.evaluation.report.results import SystemResult as ResultSystem
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from stage_cli.core.evaluation.protocol.records import Records
 from stage_cli.core.evaluation.protocol.sets import Rows, SetMetrics, SetValue
 from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
 from stage_cli.core.evaluation.protocol.systems import CONTEXT, SHUFFLED, TRUE, System
-from stage_cli.core.evaluation.report.results import Item, Output, Summary
+from stage_cli.core.evaluation.report.results import ClipResult, Output, Summary
 
 _GIGABYTE = 1e9
 
@@ -92,7 +92,7 @@ class Sums:
                 found += self._of_sets(kind, ids, name)
         return _anchored(found, {system.name for system in self._systems if system.role == "system"})
 
-    def items(self, shown: set[str]) -> list[Item]:
+    def items(self, shown: set[str]) -> list[ClipResult]:
         """Return all clips with the outputs of all systems, those that failed too.
 
         Args:
@@ -203,12 +203,12 @@ class Sums:
         found = {clip: self._records.array(clip, part, name) for clip in ids if clip in heard}
         return {clip: rows for clip, rows in found.items() if rows is not None and len(rows)}
 
-    def _item(self, plan: ClipPlan, failures: Mapping[tuple[str, str], str], shown: set[str]) -> Item:
+    def _item(self, plan: ClipPlan, failures: Mapping[tuple[str, str], str], shown: set[str]) -> ClipResult:
         clip = self._evidence.clips[plan.id]
         outputs: list[Output] = []
         for system in self._systems:
             outputs += self._outputs(system, plan, failures.get((plan.id, system.name)), shown)
-        return Item(
+        return ClipResult(
             id=plan.id,
             song=plan.song,
             title=plan.title,

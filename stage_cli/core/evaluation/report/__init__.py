@@ -2,7 +2,7 @@
 
 from stage_cli.core.evaluation.report.files import read_results, write_items, write_results
 from stage_cli.core.evaluation.report.page import write_report
-from stage_cli.core.evaluation.report.results import Failure, Item, Metric, Output, Results, Summary, System
+from stage_cli.core.evaluation.report.results import Failure, ClipResult, Metric, Output, Results, Summary, SystemResult
 
 __all__ = [
     "Failure",

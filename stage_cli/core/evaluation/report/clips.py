@@ -35,7 +35,7 @@ _PICTURE_QUALITY = 55  # of 100
 
 
 @dataclass(frozen=True)
-class Clip:
+class ReportClip:
     """One clip.
 
     Attributes:
@@ -53,7 +53,7 @@ class Clip:
     error: str = ""
 
 
-def make_clip(path: Path, kilobits: int = BITRATES[0]) -> Clip:
+def make_clip(path: Path, kilobits: int = BITRATES[0]) -> ReportClip:
     """Read an audio file; one that cannot be read makes a clip that says why.
 
     Args:
@@ -64,8 +64,8 @@ def make_clip(path: Path, kilobits: int = BITRATES[0]) -> Clip:
         rate = probe(path).sample_rate
         audio = np.concatenate([to_mono(block) for block in read_blocks(path)])
     except AudioError as error:
-        return Clip(error=str(error).replace(display_name(path), path.name))
-    return Clip(
+        return ReportClip(error=str(error).replace(display_name(path), path.name))
+    return ReportClip(
         sound=_text(compress(resample(audio, rate, RATE), kilobits)),
         seconds=round(len(audio) / rate, 4),
         outline=_text(outline(audio).tobytes()),

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stage_cli.core.audio.reading import probe
-from stage_cli.core.evaluation.report.clips import BITRATES, Clip, make_clip
+from stage_cli.core.evaluation.report.clips import BITRATES, ReportClip, make_clip
 from stage_cli.core.evaluation.report.results import Results
 from stage_cli.errors import AudioError
 
@@ -52,7 +52,7 @@ class Collection:
                 paths.append(folder / name)
             self._places[name] = contents[content]
         self.kilobits = choose_bitrate([_seconds(path) for path in paths])
-        self.clips: list[Clip] = []
+        self.clips: list[ReportClip] = []
         # libsndfile, soxr and the Fourier transforms let other threads run.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for clip in pool.map(lambda path: make_clip(path, self.kilobits), paths):

@@ -6,7 +6,7 @@ import shlex
 from datetime import datetime
 from html import escape
 
-from stage_cli.core.evaluation.report.results import Results, System
+from stage_cli.core.evaluation.report.results import Results, SystemResult
 from stage_cli.core.evaluation.report.wording import ANCHORS, context_title, counted, facts, in_order, plain, words
 
 _OPEN_FAILURES = 5  # more are folded away
@@ -97,7 +97,7 @@ def _repeat(results: Results) -> str:
     )
 
 
-def _systems(results: Results) -> list[System]:
+def _systems(results: Results) -> list[SystemResult]:
     return [system for system in results.systems if system.role == "system"]
 
 

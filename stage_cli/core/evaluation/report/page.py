@@ -17,7 +17,7 @@ from typing import Any
 from stage_cli.core.evaluation.report.collection import Collection, Progress
 from stage_cli.core.evaluation.report.files import REPORT_FILE, read_results, write_text
 from stage_cli.core.evaluation.report.heading import anchors, failures, heading, title
-from stage_cli.core.evaluation.report.results import Item, Results
+from stage_cli.core.evaluation.report.results import ClipResult, Results
 from stage_cli.core.evaluation.report.summary import tables
 from stage_cli.core.evaluation.report.wording import context_title, in_order
 
@@ -89,7 +89,7 @@ def _data(results: Results, collection: Collection) -> dict[str, Any]:
     }
 
 
-def _item(item: Item, collection: Collection) -> dict[str, Any]:
+def _item(item: ClipResult, collection: Collection) -> dict[str, Any]:
     return {
         "id": item.id,
         "title": item.title or item.song,

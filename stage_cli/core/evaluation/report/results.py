@@ -19,7 +19,7 @@ BETTER: tuple[str, ...] = ("higher", "lower", "none")
 SCOPES: tuple[str, ...] = ("item", "set")
 ROLES: tuple[str, ...] = ("system", "anchor")
 
-_Part = TypeVar("_Part")
+_ResultPart = TypeVar("_ResultPart")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class System:
+class SystemResult:
     """What made the outputs that are compared.
 
     Attributes:
@@ -118,7 +118,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Item:
+class ClipResult:
     """One clip of a song, and what the systems made for it.
 
     Attributes:
@@ -186,9 +186,9 @@ class Results:
     stem: str
     settings: dict[str, Any]
     metrics: dict[str, Metric]
-    systems: tuple[System, ...]
+    systems: tuple[SystemResult, ...]
     summaries: tuple[Summary, ...]
-    items: tuple[Item, ...]
+    items: tuple[ClipResult, ...]
     failures: tuple[Failure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class Results:
             )
         try:
             content["metrics"] = {name: _read(Metric, metric) for name, metric in content["metrics"].items()}
-            content["systems"] = [_read(System, system) for system in content["systems"]]
+            content["systems"] = [_read(SystemResult, system) for system in content["systems"]]
             content["summaries"] = [_read(Summary, summary) for summary in content["summaries"]]
             content["items"] = [_read_item(item) for item in content["items"]]
             content["failures"] = [_read(Failure, failure) for failure in content.get("failures", [])]
@@ -221,12 +221,12 @@ class Results:
             raise _damaged(f"{type(error).__name__}: {error}") from None
 
 
-def _read_item(values: Mapping[str, Any]) -> Item:
+def _read_item(values: Mapping[str, Any]) -> ClipResult:
     outputs = [_read(Output, output) for output in values.get("outputs", [])]
-    return _read(Item, {**values, "outputs": outputs})
+    return _read(ClipResult, {**values, "outputs": outputs})
 
 
-def _read(kind: type[_Part], values: Mapping[str, Any]) -> _Part:
+def _read(kind: type[_ResultPart], values: Mapping[str, Any]) -> _ResultPart:
     known = {entry.name for entry in fields(kind)}  # ty: ignore[invalid-argument-type]
     unknown = set(values) - known
     if unknown:

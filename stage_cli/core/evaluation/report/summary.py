@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from stage_cli.core.evaluation.report.results import ROLES, Metric, Results, Summary, System
+from stage_cli.core.evaluation.report.results import ROLES, Metric, Results, Summary, SystemResult
 from stage_cli.core.evaluation.report.wording import context_title, decimals, in_order, number
 
 _ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "none": ("", "")}
@@ -73,7 +73,7 @@ def _families(names: list[str]) -> list[tuple[str, list[str]]]:
     return [(family, members) for family, members in groups.items() if members]
 
 
-def _row(metric: Metric, entries: list[Summary | None], columns: list[System], items: int) -> str:
+def _row(metric: Metric, entries: list[Summary | None], columns: list[SystemResult], items: int) -> str:
     places = _places(metric, entries, columns)
     scale = _scale(metric, entries, columns)
     best = _best(metric, entries, columns)
@@ -97,7 +97,7 @@ def _row(metric: Metric, entries: list[Summary | None], columns: list[System], i
     return f'<tr role="row"><th role="rowheader" scope="row">{label}</th>{cells}</tr>'
 
 
-def _places(metric: Metric, entries: list[Summary | None], columns: list[System]) -> int:
+def _places(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> int:
     """Return the decimals of a row: two for scores from 0 to 1, else what the systems' values need."""
     if metric.range == (0, 1):
         return 2
@@ -113,7 +113,7 @@ def _places(metric: Metric, entries: list[Summary | None], columns: list[System]
 
 
 def _cell(
-    entry: Summary | None, system: System, places: int, scale: tuple[float, float], items: int, *, classes: str
+    entry: Summary | None, system: SystemResult, places: int, scale: tuple[float, float], items: int, *, classes: str
 ) -> str:
     start = f'<td role="cell" class="{classes}" data-system="{escape(system.title)}">'
     note = f'<small class="note">{escape(entry.note)}</small>' if entry and entry.note else ""
@@ -144,7 +144,7 @@ def _bar(entry: Summary, scale: tuple[float, float]) -> str:
     return f'<span class="bar" aria-hidden="true">{fill}{whisker}</span>'
 
 
-def _scale(metric: Metric, entries: list[Summary | None], columns: list[System]) -> tuple[float, float]:
+def _scale(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> tuple[float, float]:
     """Return the ends of a row's bars: the metric's range if it is closed, else what holds the values, and zero."""
     if (
         metric.range is not None
@@ -167,7 +167,7 @@ def _scale(metric: Metric, entries: list[Summary | None], columns: list[System])
     return low, high if high > low else low + 1.0
 
 
-def _best(metric: Metric, entries: list[Summary | None], columns: list[System]) -> set[str]:
+def _best(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> set[str]:
     """Return the systems, not anchors, with the best value; none where all are alike."""
     values = {
         system.name: entry.value
@@ -180,7 +180,7 @@ def _best(metric: Metric, entries: list[Summary | None], columns: list[System]) 
     return {name for name, value in values.items() if value == best}
 
 
-def _class(system: System, columns: list[System]) -> str:
+def _class(system: SystemResult, columns: list[SystemResult]) -> str:
     if system.role == "system":
         return f"system colour-{columns.index(system) % 6}"
     first = next(column for column in columns if column.role == "anchor")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.codec.codec import Codec
-from stage_cli.core.codec.spectral import Decoder, SpectralCodec
+from stage_cli.core.codec.spectral import SpectralDecoder, SpectralCodec
 from stage_cli.core.codec.tones import tone_levels
 from stage_cli.core.training.codec.losses import spectral_losses, tone_loss
 from stage_cli.core.training.config.codec import CodecTrainConfig
@@ -87,6 +87,6 @@ class CodecModule(nn.Module):
         codec, samples = self.codec, audio.shape[-1]
         if not isinstance(codec, SpectralCodec) or not codec.shape.tones:
             return codec.decoder(vectors)[..., :samples], audio.new_zeros(())
-        made, levels = cast("Decoder", codec.decoder).parts(vectors)
+        made, levels = cast("SpectralDecoder", codec.decoder).parts(vectors)
         whole = nn.functional.pad(audio[:, 0], (0, -samples % codec.shape.hop_length))
         return made[..., :samples], tone_loss(levels, tone_levels(whole, codec.shape))

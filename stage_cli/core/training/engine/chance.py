@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_STREAM = 0xD20F
+_CHANCE_STREAM = 0xD20F
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def deterministic_algorithms(wanted: bool) -> Generator[None]:
 
 def seed_generators(device: torch.device, seed: int, step: int, micro_batch: int) -> None:
     """Seed torch's own generators for one forward pass, the same on whichever process it is computed."""
-    words = np.random.SeedSequence((seed, step, micro_batch), spawn_key=(_STREAM,)).generate_state(2, np.uint32)
+    words = np.random.SeedSequence((seed, step, micro_batch), spawn_key=(_CHANCE_STREAM,)).generate_state(2, np.uint32)
     number = int(words[0]) << 31 ^ int(words[1])
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Apart from the streams that items are drawn from, which begin with the same seed.
-_STREAM = 0x0BDE
+_ORDER_STREAM = 0x0BDE
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,6 @@ class DataOrder:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._last is None or self._last[0] != epoch:
-            seeds = np.random.SeedSequence((self.seed, epoch), spawn_key=(_STREAM,))
+            seeds = np.random.SeedSequence((self.seed, epoch), spawn_key=(_ORDER_STREAM,))
             self._last = epoch, np.random.default_rng(seeds).permutation(self.items)
         return self._last[1]

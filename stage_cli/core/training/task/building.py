@@ -21,7 +21,7 @@ from stage_cli.core.weights.checkpoint import CONFIG_FILE, codec_of_directory, o
 from stage_cli.core.weights.codec_config import CODEC_TYPE
 from stage_cli.core.weights.hub import hub_repository, resolve
 from stage_cli.core.weights.own_config import read_own_config
-from stage_cli.core.weights.plan import Plan, Source
+from stage_cli.core.weights.plan import Plan, TensorSource
 from stage_cli.core.weights.recipes import same
 from stage_cli.errors import WeightsError
 
@@ -99,7 +99,7 @@ def _plan_from_scratch(config: TrainingConfig, *, offline: bool) -> Plan:
     )
     shapes = {name: shape for name, shape in own_shapes(described).items() if not name.startswith("codec.")}
     weights = InitialWeights(lm, shapes, config.run.seed)
-    return Plan(described, (Source(weights, {name: same(name) for name in shapes}, lambda _: False), codec.source))
+    return Plan(described, (TensorSource(weights, {name: same(name) for name in shapes}, lambda _: False), codec.source))
 
 
 def _sizes(config: TrainingConfig) -> tuple[LanguageModelConfig, str | None]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from stage_cli.core.weights.plan import Plan, Source
+from stage_cli.core.weights.plan import Plan, TensorSource
 from stage_cli.core.weights.recipes import Recipe
 from stage_cli.core.weights.tensors import Shape
 
@@ -41,7 +41,7 @@ def grow(embeddings: Tensor, seed: int) -> Tensor:
     return grown
 
 
-def _grow_source(source: Source, seed: int) -> Source:
+def _grow_source(source: TensorSource, seed: int) -> TensorSource:
     if _EMBEDDINGS not in source.recipes:
         return source
     recipes = source.recipes | {_EMBEDDINGS: _grow_recipe(source.recipes[_EMBEDDINGS], seed)}

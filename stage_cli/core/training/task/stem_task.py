@@ -52,7 +52,7 @@ class StemTask:
             losses on the context for a model that does not read it first, or for an adapter.
     """
 
-    units: tuple[str, ...] = ("Layer",)
+    units: tuple[str, ...] = ("TransformerLayer",)
     module: nn.Module
     dataset: StemDataset | CachedTokens
 

@@ -142,7 +142,7 @@ def make_tokens(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _CachePart:
     """What lies in one file."""
 
     epoch: int
@@ -153,7 +153,7 @@ class _Part:
 class _PartOrder(DataOrder):
     """The order in which the cache is made: step s of the loader is the s-th of some parts, from its first item on."""
 
-    def __init__(self, parts: list[_Part], items: int, batch_size: int) -> None:
+    def __init__(self, parts: list[_CachePart], items: int, batch_size: int) -> None:
         super().__init__(items, batch_size, batch_size, 0)
         self._parts = parts
 
@@ -168,10 +168,10 @@ class _PartOrder(DataOrder):
         return batches[process::processes]
 
 
-def _missing_parts(cached: CachedTokens, process: int = 0, processes: int = 1) -> list[_Part]:
+def _missing_parts(cached: CachedTokens, process: int = 0, processes: int = 1) -> list[_CachePart]:
     """List the parts that a process has to make."""
     parts = [
-        _Part(epoch, number, range(start, min(start + PART_ITEMS, len(cached))))
+        _CachePart(epoch, number, range(start, min(start + PART_ITEMS, len(cached))))
         for epoch in range(cached.epochs)
         for number, start in enumerate(range(0, len(cached), PART_ITEMS))
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stage_cli.core.training.record.whole_files import write_whole
-from stage_cli.core.training.validation.spectrogram import BANDS, HOP_SECONDS, band_corners, mel_power
+from stage_cli.core.training.validation.spectrogram import PICTURE_BANDS, HOP_SECONDS, band_corners, mel_power
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def draw_demo(picture: DemoPicture, path: Path) -> None:
             cmap="magma",
             vmin=-_RANGE,
             vmax=0,
-            extent=(-HOP_SECONDS / 2, (len(power) - 0.5) * HOP_SECONDS, -0.5, BANDS - 0.5),
+            extent=(-HOP_SECONDS / 2, (len(power) - 0.5) * HOP_SECONDS, -0.5, PICTURE_BANDS - 0.5),
         )
         _label_frequencies(panel, picture.sample_rate)
         _draw_beats(strip, panel, picture)
@@ -117,6 +117,6 @@ def _draw_beats(strip: Axes, panel: Axes, picture: DemoPicture) -> None:
 def _label_frequencies(panel: Axes, sample_rate: int) -> None:
     centres = band_corners(sample_rate)[1:-1]
     shown = [hertz for hertz in _TICKS if hertz < sample_rate / 2]
-    panel.set_yticks(np.interp(shown, centres, np.arange(BANDS)))
+    panel.set_yticks(np.interp(shown, centres, np.arange(PICTURE_BANDS)))
     panel.set_yticklabels([f"{hertz // 1000}k" if hertz >= 1000 else str(hertz) for hertz in shown])
     panel.set_ylabel("Hz")

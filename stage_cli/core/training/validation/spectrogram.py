@@ -8,10 +8,10 @@ from stage_cli.core.audio.mel import htk_hertz, htk_mels, triangles
 
 WINDOW_SECONDS = 0.064
 HOP_SECONDS = 0.01
-BANDS = 96
+PICTURE_BANDS = 96
 LOWEST_HZ = 30.0
 
-_FRAMES_AT_ONCE = 2048
+_PICTURE_FRAMES = 2048
 
 
 def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -31,15 +31,15 @@ def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     # The periodic Hann window: its first sample is zero, its last is not.
     shape = np.hanning(window + 1)[:-1].astype(np.float32)
-    bands = np.empty((len(frames), BANDS), dtype=np.float32)
-    filters = mel_filters(window, sample_rate)
-    for first in range(0, len(frames), _FRAMES_AT_ONCE):
-        spectra = np.abs(scipy.fft.rfft(frames[first : first + _FRAMES_AT_ONCE] * shape, axis=1))
+    bands = np.empty((len(frames), PICTURE_BANDS), dtype=np.float32)
+    filters = picture_filters(window, sample_rate)
+    for first in range(0, len(frames), _PICTURE_FRAMES):
+        spectra = np.abs(scipy.fft.rfft(frames[first : first + _PICTURE_FRAMES] * shape, axis=1))
         bands[first : first + len(spectra)] = (spectra**2) @ filters
     return bands
 
 
-def mel_filters(window: int, sample_rate: int) -> np.ndarray:
+def picture_filters(window: int, sample_rate: int) -> np.ndarray:
     """Return the triangles `[window // 2 + 1, BANDS]`, float32."""
     corners = band_corners(sample_rate)
     frequencies = np.fft.rfftfreq(window, 1 / sample_rate)
@@ -52,4 +52,4 @@ def band_corners(sample_rate: int) -> np.ndarray:
     They are evenly spaced on HTK's scale.
     """
     ends = htk_mels(np.array([LOWEST_HZ, sample_rate / 2]))
-    return htk_hertz(np.linspace(*ends, BANDS + 2))
+    return htk_hertz(np.linspace(*ends, PICTURE_BANDS + 2))
