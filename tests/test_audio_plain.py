@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from stage_cli.core.audio import read_blocks
 from stage_cli.core.audio.decoding import AudioDecoder
+from stage_cli.core.audio.reading import read_blocks
 from stage_cli.errors import AudioError
 
 RATE = 44_100

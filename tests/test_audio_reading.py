@@ -12,9 +12,10 @@ import scipy.io.wavfile
 import soundfile
 import soxr
 
-from stage_cli.core.audio import MonoReader, StreamResampler, expected_frames, probe, read_blocks, to_mono
 from stage_cli.core.audio.decoding import AudioDecoder
-from stage_cli.core.audio.files import GuardedFile
+from stage_cli.core.audio.reading import MonoReader, probe, read_blocks, to_mono
+from stage_cli.core.audio.resample import StreamResampler, expected_frames
+from stage_cli.core.files import GuardedFile
 from stage_cli.errors import AudioError, UsageError
 
 

@@ -28,9 +28,9 @@ import torch
 from environment import describe
 from torch import Tensor, nn
 
-from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.bench.settings import SIZES
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.song import decode_window
 from stage_cli.core.lm.layer import TransformerLayer, merge_heads
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.evaluation.report.results import Failure, ClipResult, Metric, Output, Results, Summary, SystemResult
+from stage_cli.core.evaluation.report.results import ClipResult, Failure, Metric, Output, Results, Summary, SystemResult
 
 RATE = 32_000
 NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
@@ -27,7 +27,9 @@ METRICS = {
 }  # fmt: skip
 
 SYSTEMS = (
-    SystemResult("model:small", "small", "system", {"parameters": 587_000_000, "size": "small", "licence": "CC-BY-NC-4.0"}),
+    SystemResult(
+        "model:small", "small", "system", {"parameters": 587_000_000, "size": "small", "licence": "CC-BY-NC-4.0"}
+    ),
     SystemResult("model:stage-drums", "stage-drums", "system", {"parameters": 620_000_000, "size": "small"}),
     SystemResult("true", "True stems", "anchor"),
     SystemResult("shuffled", "Shuffled", "anchor"),

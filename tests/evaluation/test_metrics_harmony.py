@@ -9,9 +9,8 @@ import mir_eval
 import numpy as np
 import pytest
 
-from stage_cli.core.evaluation.detection.chroma import CHROMA_HOP, CHROMA_RATE, chroma
-from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
-from stage_cli.core.evaluation.metrics.key import key_agreement
+from stage_cli.core.evaluation.metrics import chroma_similarity, key_agreement
+from stage_cli.core.music.detection import CHROMA_HOP, CHROMA_RATE, chroma
 
 NAMES = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from stage_cli.core.audio.decoding import AudioDecoder
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.audio.resampling import StreamResampler
+from stage_cli.core.audio.resample import StreamResampler
+from stage_cli.core.files import display_name
 from stage_cli.errors import AudioError, UsageError
 
 BLOCK_FRAMES = 65_536

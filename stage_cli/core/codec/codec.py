@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.codec import streaming
+from stage_cli.core.codec.config import CodecShape
 from stage_cli.core.codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
-from stage_cli.core.codec.shape import CodecShape
-from stage_cli.core.codec.streaming_layers import StreamingLayer
+from stage_cli.core.codec.streaming import StreamingLayer
 
 
 class Codec(nn.Module):

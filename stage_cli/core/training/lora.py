@@ -19,7 +19,7 @@ from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.layer import TransformerLayer
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.config import LoraConfig
+from stage_cli.core.training.settings import LoraConfig
 from stage_cli.core.weights.adapter_config import AdapterConfig, name_base
 from stage_cli.core.weights.adapters import (
     BASE_PREFIX,

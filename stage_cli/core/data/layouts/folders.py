@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stage_cli.core.data.layouts.files import audio_files, subfolders
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, SourceTrack, is_click, stem_or_none
+from stage_cli.core.data.layouts.source import (
+    Song,
+    SongFolder,
+    SourceTrack,
+    StemCollector,
+    audio_files,
+    is_click,
+    stem_or_none,
+    subfolders,
+)
 
 NAME = "folders"
 

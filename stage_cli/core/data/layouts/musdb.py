@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stage_cli.core.data.layouts.files import audio_files
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, SourceTrack
+from stage_cli.core.data.layouts.source import Song, SongFolder, SourceTrack, StemCollector, audio_files
 
 NAME = "musdb18"
 

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, SourceTrack, file_inside
+from stage_cli.core.data.layouts.source import Song, SongFolder, SourceTrack, StemCollector, file_inside
+from stage_cli.core.files import display_name
 from stage_cli.errors import StageError
 
 NAME = "slakh"
