@@ -15,7 +15,8 @@ What rounding does, the same in all three:
   stroke, the longer note). Strokes of one voice that are 40 ms apart, or more, all stay.
 - A drum stroke's duration is not kept. A note's end is kept to its frame, the middle of which it gets: it comes back
   within 22.5 ms. Where the column's next note begins in that frame it comes back as that note's onset, and where the
-  note itself began in it as the frame's end: within 42.5 ms.
+  note itself began in it as the frame's end: within 42.5 ms. Only such a short note with a stroke in the very next
+  frame lasts until that stroke, up to 80 ms too long.
 - Notes that begin at or after the last frame's end are left out. Notes that last longer sound to its end.
 
 To encode a part of a song, encode the whole song and slice the array: notes that sound into the part are then held
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -306,9 +308,8 @@ class BassTokens(_PitchTokens):
         for span in self._spans(notes, frames):
             kept[span.frame] = _louder(kept[span.frame], span) if span.frame in kept else span
         line = list(kept.values())
-        nexts = [*(span.frame for span in line[1:]), frames]
-        for span, after in zip(line, nexts, strict=True):
-            _write(tokens[:after, 0], span)
+        for span, after in zip_longest(line, line[1:]):
+            _write(tokens[: after.frame if after else frames, 0], span)
         return tokens
 
 
