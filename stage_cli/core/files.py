@@ -18,7 +18,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -182,7 +182,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where a file stands in the place of a folder, removing fails as writing did.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
