@@ -79,8 +79,6 @@ class BenchConfig:
             _check_seconds("lengths", length)
         if list(self.lengths) != sorted(set(self.lengths)):
             raise UsageError("`lengths` do not rise", why=f"given: {list(self.lengths)}")
-                "`lengths` do not rise", why=f"given: {', '.join(f'{length:g}' for length in self.lengths)}"
-            )
         if not 1 <= self.repeats <= MOST_REPEATS:
             raise UsageError(f"`repeats` {self.repeats} is not possible", why=f"allowed: 1 to {MOST_REPEATS}")
         if self.plot is not None:
