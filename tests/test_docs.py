@@ -18,8 +18,7 @@ import pytest
 from typer.main import get_command
 
 from stage_cli.cli.app import app
-from stage_cli.core.training.config import load_config, recipes
-from stage_cli.core.training.config.tables import TABLES
+from stage_cli.core.training.toml import TABLES, load_config, recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -171,12 +170,12 @@ def test_generated_pages_are_up_to_date(generated_pages: ModuleType) -> None:
         assert path.read_text(encoding="utf-8") == text, "run: uv run python docs/scripts/generated_pages.py"
 
 
-@pytest.mark.parametrize("recipe", recipes())
-def test_recipes_fit_the_schema(recipe: str, schema: dict[str, Any]) -> None:
-    path = next((ROOT / "stage_cli").rglob(f"recipes/{recipe}.toml"))
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
-    jsonschema.validate(content, schema)
-    load_config(recipe)
+def test_recipes_fit_the_schema(schema: dict[str, Any]) -> None:
+    paths = sorted((ROOT / "stage_cli").rglob("recipes/*.toml"))
+    assert [path.stem for path in paths] == list(recipes())
+    for path in paths:
+        jsonschema.validate(tomllib.loads(path.read_text(encoding="utf-8")), schema)
+        load_config(path.stem)
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,23 @@ import types
 import typing
 from typing import Any
 
-from stage_cli.core.codec.kinds import ENCODEC
-from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.config import ENCODEC, SpectralConfig
 from stage_cli.core.data.config import ANY_STEM, CONTEXTS, SPLITS
 from stage_cli.core.lm.config import CONTEXT_ATTENTIONS, POSITIONS
 from stage_cli.core.stems import STEMS
-from stage_cli.core.training.config.model import EMBEDDINGS
-from stage_cli.core.training.config.sections import LORA_TARGETS, PRECISIONS, SHARDINGS, TOKENS
-from stage_cli.core.training.config.tables import TABLES
-from stage_cli.core.training.config.train import CLIPS, OPTIMIZERS, SCHEDULES, TRAINABLES
-from stage_cli.core.training.config.training import TrainingConfig
+from stage_cli.core.training.settings import (
+    CLIPS,
+    EMBEDDINGS,
+    LORA_TARGETS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    SHARDINGS,
+    TOKENS,
+    TRAINABLES,
+    TrainingConfig,
+)
+from stage_cli.core.training.toml import TABLES
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "run.precision": PRECISIONS,
