@@ -171,8 +171,8 @@ def test_generated_pages_are_up_to_date(generated_pages: ModuleType) -> None:
 
 
 def test_recipes_fit_the_schema(schema: dict[str, Any]) -> None:
-    paths = sorted((ROOT / "stage_cli").rglob("recipes/*.toml"))
-    assert [path.stem for path in paths] == list(recipes())
+    paths = list((ROOT / "stage_cli").rglob("recipes/*.toml"))
+    assert sorted(path.stem for path in paths) == list(recipes())
     for path in paths:
         jsonschema.validate(tomllib.loads(path.read_text(encoding="utf-8")), schema)
         load_config(path.stem)
