@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -74,9 +75,15 @@ def commands_in(text: str) -> Iterator[list[str]]:
                 yield words[index + 1 : next(ends, len(words))]
 
 
+@functools.cache
+def program() -> Any:
+    """The command line; building it takes a while."""
+    return get_command(app)
+
+
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that a call means, and the words after its name."""
-    command: Any = get_command(app)
+    command = program()
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     return command, words
@@ -205,3 +212,11 @@ def test_the_schema_has_every_key(schema: dict[str, Any]) -> None:
             place = place["properties"][name]
         below = {name.rpartition(".")[2] for name in TABLES if name.rpartition(".")[0] == table}
         assert set(place["properties"]) == {*keys, *below}, table
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/dev/architecture.md", "docs/dev/release.md"])
+def test_files_that_developers_pages_name_exist(name: str) -> None:
+    said = re.findall(r"`((?:stage_cli|tests|docs|core|cli)/[\w./-]*)`", (ROOT / name).read_text(encoding="utf-8"))
+    roots = (ROOT, ROOT / "stage_cli")
+    assert [path for path in said if not any((root / path).exists() for root in roots)] == []
+    assert said
