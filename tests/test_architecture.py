@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core.weights"}),
     frozenset({"core.text"}),
     frozenset({"core.model"}),
+    frozenset({"core.players"}),
     frozenset({"core.accompaniment", "core.data"}),
     frozenset({"core.training", "core.evaluation", "core.bench"}),
     frozenset({"cli"}),
@@ -37,7 +38,7 @@ OPEN_TO_ALL = frozenset({"stage_cli", "stage_cli.core"})
 # Imported only by the path that needs them, inside a function.
 NEVER_AT_IMPORT = frozenset({
     "transformers", "lightning", "matplotlib", "essentia", "huggingface_hub",
-    "accelerate", "peft", "tensorboard", "wandb",
+    "accelerate", "peft", "tensorboard", "wandb", "mido",
 })  # fmt: skip
 HEAVY = NEVER_AT_IMPORT | {"torch", "scipy", "soundfile", "soxr"}
 
