@@ -1,6 +1,6 @@
 """What a training set is made of: the `[data]` table of a run's TOML file. Imports no torch.
 
-The defaults are those that STAGE was published with (docs/dataset.md).
+The defaults are those that STAGE was published with (docs/dev/dataset.md).
 """
 
 from __future__ import annotations
