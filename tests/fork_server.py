@@ -18,6 +18,7 @@ import selectors
 import socket
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 IMPORTED = ("torch", "scipy.signal", "soundfile", "soxr")
@@ -38,7 +39,7 @@ def main() -> None:
             importlib.import_module(module.name)
     too_early = [name for name in LEFT_TO_EACH if name in sys.modules]
     assert not too_early, f"{too_early} read their settings too early"
-    assert len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot be forked"
+    assert len([*Path("/proc/self/task").iterdir()]) == 1, "a process with threads cannot be forked"
     gc.collect()
     gc.freeze()
     request = serve(control)
@@ -96,7 +97,7 @@ def become(request: dict[str, Any]) -> None:
     if how == "-m":
         name, *rest = arguments
         sys.argv = [name, *rest]
-        sys.path[0] = os.getcwd()
+        sys.path[0] = str(Path.cwd())
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     elif how == "-c":
         program, *rest = arguments
@@ -106,7 +107,7 @@ def become(request: dict[str, Any]) -> None:
         exec(compile(program, "<string>", "exec"), module.__dict__)
     else:
         sys.argv = [how, *arguments]
-        sys.path[0] = os.path.dirname(os.path.abspath(how))
+        sys.path[0] = str(Path(how).absolute().parent)
         runpy.run_path(how, run_name="__main__")
 
 
