@@ -48,13 +48,13 @@ def noise(samples: int, batch: int = 1) -> torch.Tensor:
     return torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(samples)) * 0.3
 
 
-@pytest.mark.parametrize("frames", [0.2, 1, 1.01, 3, 41.5])
-def test_lengths(codec: SpectralCodec, frames: float) -> None:
-    hop = codec.config.hop_length
-    samples = max(1, round(frames * hop))
-    codes = codec.encode(noise(samples, batch=2))
-    assert codes.shape == (2, 4, -(-samples // hop))
-    assert codec.decode(codes).shape == (2, 1, codes.shape[2] * hop)
+def test_lengths(codec: SpectralCodec) -> None:
+    for frames in (0.2, 1, 1.01, 3, 41.5):
+        hop = codec.config.hop_length
+        samples = max(1, round(frames * hop))
+        codes = codec.encode(noise(samples, batch=2))
+        assert codes.shape == (2, 4, -(-samples // hop))
+        assert codec.decode(codes).shape == (2, 1, codes.shape[2] * hop)
 
 
 def test_nothing_reaches_further_than_the_margins(codec: SpectralCodec) -> None:
