@@ -226,3 +226,17 @@ def test_programs_import_nothing_heavy_that_they_do_not_need() -> None:
         code = f"{script}\nimport sys\nprint(*({heavy!r} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
         assert done.stdout.split() == [], script
+
+
+def test_the_core_knows_no_options() -> None:
+    """Its messages name fields; `cli/console.py` spells them as options. Only whole command lines name options."""
+    found = []
+    for module in _core():
+        for node in ast.walk(_tree(module)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+                if re.search(r"(?<![\w-])--[a-z]", text) and not re.search(
+                    r"stage [a-z]|style=|pip install|launch", text
+                ):
+                    found.append(f"{module}: {text.strip().splitlines()[0]}")
+    assert found == []
