@@ -243,7 +243,9 @@ class TestStops:
                 soundfile.read(path)[0], soundfile.read(path.parents[1] / "drums.wav")[0], rtol=0, atol=1e-6
             )
 
-    @pytest.mark.parametrize("at", ["*.part", "drums.wav", "features.json"])
+    @pytest.mark.parametrize(
+        "at", ["*.part", *(pytest.param(at, marks=pytest.mark.slow) for at in ("drums.wav", "features.json"))]
+    )
     def test_killed(self, tmp_path: Path, stage: Stage, at: str) -> None:
         folder = tmp_path / "set"
         write_set(folder, 4, seconds=6)
@@ -256,10 +258,12 @@ class TestStops:
         self.finish(folder, stage, 4)
 
     @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize(
+        "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+    )
     def test_no_process_is_left(self, tmp_path: Path, stage: Stage, number: signal.Signals) -> None:
         folder = tmp_path / "set"
-        write_set(folder, 8, seconds=6)
+        write_set(folder, 5, seconds=6)
         process = self.start(folder, "--jobs", "2")
         self.wait_for(folder, "*.part", process)
         workers = children(process.pid)
@@ -275,7 +279,7 @@ class TestStops:
         self.check_whole(folder)
         if number != signal.SIGKILL:  # who is killed cannot tidy up: the next run does
             assert list(folder.rglob("*.part")) == []
-        self.finish(folder, stage, 8)
+        self.finish(folder, stage, 5)
 
     @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
     def test_a_killed_worker(self, tmp_path: Path, stage: Stage) -> None:

@@ -20,7 +20,7 @@ from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
 
-@pytest.fixture(scope="module", params=["STAGE", "all options", "plain"])
+@pytest.fixture(scope="module", params=["all options", "plain", pytest.param("STAGE", marks=pytest.mark.slow)])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
     return language_model(request.param)
 
