@@ -17,7 +17,8 @@ PACKAGE = ROOT / "stage_cli"
 # one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"core.files", "core.machine", "core.stems"}),
+    frozenset({"core.machine", "core.stems"}),
+    frozenset({"core.files"}),
     frozenset({"core.audio", "core.pictures"}),
     frozenset({"core.music"}),
     frozenset({"core.codec", "core.lm"}),
@@ -25,6 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core.weights"}),
     frozenset({"core.text"}),
     frozenset({"core.model"}),
+    frozenset({"core.players"}),
     frozenset({"core.accompaniment", "core.data"}),
     frozenset({"core.training", "core.evaluation", "core.bench"}),
     frozenset({"cli"}),
@@ -35,7 +37,7 @@ OPEN_TO_ALL = frozenset({"stage_cli", "stage_cli.core"})
 # Imported only by the path that needs them, inside a function.
 NEVER_AT_IMPORT = frozenset({
     "transformers", "lightning", "matplotlib", "essentia", "huggingface_hub",
-    "accelerate", "peft", "tensorboard", "wandb",
+    "accelerate", "peft", "tensorboard", "wandb", "mido",
 })  # fmt: skip
 HEAVY = NEVER_AT_IMPORT | {"torch", "scipy", "soundfile", "soxr"}
 
