@@ -28,11 +28,13 @@ from stage_cli.errors import Cancelled
 K, CODES, WINDOW = 4, 32, 12
 
 
-@pytest.fixture(autouse=True, params=[PlainSteps, StaticSteps], ids=["plain", "static"])
+@pytest.fixture(autouse=True)
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[PlainSteps | StaticSteps]:
     """Both ways to take steps; the second one is what a CUDA graph records, here operation by operation."""
-    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: request.param)
-    return request.param
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    how = parameters["lm"][1] if "lm" in parameters else PlainSteps
+    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: how)
+    return how
 
 
 def language_model(kind: str) -> LanguageModel:
@@ -58,16 +60,25 @@ def language_model(kind: str) -> LanguageModel:
     return model
 
 
-# Each option is in "all options"; alone it is slow.
-KINDS = [
-    *("STAGE", "all options", "plain"),
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("restart", "full", "aligned", "convolutions")),
-]
+# Each option is in "all options", of which the recorded steps know nothing; alone it is slow.
+KINDS = ("STAGE", "all options", "plain", "restart", "full", "aligned", "convolutions")
+FAST = {*((kind, PlainSteps) for kind in KINDS[:3]), *((kind, StaticSteps) for kind in KINDS[1:3])}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            (kind, how),
+            id=f"{kind}-{'plain' if how is PlainSteps else 'static'}",
+            marks=() if (kind, how) in FAST else pytest.mark.slow,
+        )
+        for kind in KINDS
+        for how in (PlainSteps, StaticSteps)
+    ],
+)
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
-    return language_model(request.param)
+    return language_model(request.param[0])
 
 
 def codes(T: int, seed: int, B: int = 1) -> Tensor:
