@@ -17,6 +17,10 @@ Written by `docs/scripts/generated_pages.py` from the program's own help; `stage
 """
 
 
+OF_THE_MACHINE = ("beats", "tracker")
+"""Options whose default depends on what is installed."""
+
+
 def reference() -> str:
     """Return the whole page."""
     blocks = [HEAD]
@@ -75,6 +79,8 @@ def spelling(option: Any, context: Any) -> str:
 
 def default(option: Any) -> str:
     """Return an option's default, or nothing where the help says it in words."""
+    if option.name in OF_THE_MACHINE:
+        return "what is installed"
     value = option.default
     if option.is_flag or value is None or callable(value) or value == "" or value == []:
         return ""
