@@ -79,11 +79,11 @@ def spelling(option: Any, context: Any) -> str:
 
 def default(option: Any) -> str:
     """Return an option's default, or nothing where the help says it in words."""
-    if option.name in OF_THE_MACHINE:
-        return "what is installed"
     value = option.default
     if option.is_flag or value is None or callable(value) or value == "" or value == []:
         return ""
+    if option.name in OF_THE_MACHINE:
+        return "what is installed"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
