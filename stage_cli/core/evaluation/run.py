@@ -40,7 +40,7 @@ from stage_cli.core.evaluation.systems import (
 from stage_cli.core.machine import processor
 
 _PACKAGES = (
-    "torch", "numpy", "scipy", "mir_eval", "essentia", "transformers", "soxr", "soundfile", "beat-this",
+    "torch", "numpy", "scipy", "mir_eval", "essentia", "librosa", "torchaudio", "transformers", "soxr", "soundfile", "beat-this",
 )  # fmt: skip
 
 
@@ -219,5 +219,5 @@ def _settings(config: EvaluationConfig, listener: Listener) -> dict[str, Any]:
     told |= {"seconds": config.seconds if config.source == "files" else config.clip_seconds}
     if config.models:
         told |= {**config.sampling, "descriptions": config.descriptions, "precision": config.precision}
-    told |= {"tracker": config.tracker, "embedding": listener.names, "kad_compatible": config.kad_compatible}
+    told |= {"tracker": config.tracker, "keys": key_finder(), "embedding": listener.names, "kad_compatible": config.kad_compatible}
     return told | {"cocola": None if config.cocola is None else config.cocola.name}
