@@ -24,8 +24,8 @@ from stage_cli.cli.options import (
 )
 from stage_cli.core.data.config import CONTEXTS
 from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, EvaluationConfig
-from stage_cli.core.music import TRACKERS, default_tracker
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.music import TRACKERS, default_tracker
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -61,9 +61,7 @@ def mono(audio: np.ndarray, sample_rate: int, target_rate: int | None = None) ->
     return resample(samples, sample_rate, target_rate)
 
 
-def track_beats(
-    audio: np.ndarray, sample_rate: int, *, percussive: bool = True, tracker: str | None = None
-) -> Rhythm:
+def track_beats(audio: np.ndarray, sample_rate: int, *, percussive: bool = True, tracker: str | None = None) -> Rhythm:
     """Find the beats, the bars and the tempo of a stem.
 
     Args:
