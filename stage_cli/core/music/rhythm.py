@@ -513,9 +513,7 @@ def _ticks_by_essentia(sounding: np.ndarray) -> tuple[np.ndarray, float]:
 def _ticks_by_librosa(sounding: np.ndarray) -> tuple[np.ndarray, float]:
     """As `_ticks_by_essentia`; the onsets are this module's, which know bass drums from hats."""
     strength = onset_strength(sounding).sum(axis=1)
-    _, hops = _librosa().beat.beat_track(
-        onset_envelope=strength, sr=RATE, hop_length=HOP, start_bpm=_USUAL_BPM, trim=False
-    )
+    _, hops = _librosa().beat.beat_track(onset_envelope=strength, sr=RATE, hop_length=HOP, trim=False)
     return np.asarray(hops, dtype=np.float64) * HOP / RATE, 1.0
 
 
@@ -653,17 +651,17 @@ def _local(checkpoint: str, url: str) -> Path:
 _SHORTEST_FOR_KEY = 0.5  # seconds
 _CHROMA_RATE, _CHROMA_HOP = 22_050, 2048  # Hz, and samples
 _TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")  # as essentia spells them
-# How well listeners found that each degree fits: C. Krumhansl, "Cognitive foundations of musical pitch", 1990, table 2.1.
+# How much each degree of the scale tells of a key: D. Temperley, "What's key for key?", Music Perception 17, 1999.
 _PROFILES = {
-    "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
-    "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+    "major": (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+    "minor": (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
 }
 
 
 def find_key(harmonic: np.ndarray, library: str | None = None) -> Key | None:
     """Find the key; None where nothing sounds.
 
-    By essentia's KeyExtractor (profiles "bgate"), or by librosa's chroma, whose mean is compared with Krumhansl's
+    By essentia's KeyExtractor (profiles "bgate"), or by librosa's chroma, whose mean is compared with Temperley's
     profiles of the 24 keys.
 
     Args:
