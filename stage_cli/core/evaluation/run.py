@@ -41,7 +41,8 @@ from stage_cli.core.machine import processor
 from stage_cli.core.music import key_finder
 
 _PACKAGES = (
-    "torch", "numpy", "scipy", "mir_eval", "essentia", "librosa", "torchaudio", "transformers", "soxr", "soundfile", "beat-this",
+    "torch", "torchaudio", "numpy", "scipy", "mir_eval", "essentia", "librosa", "beat-this", "transformers", "soxr",
+    "soundfile",
 )  # fmt: skip
 
 
