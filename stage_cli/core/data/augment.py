@@ -75,7 +75,7 @@ def stretch(
         `[channels, frames]` float32; its first sample is where the chunk begins, within one sample.
 
     Raises:
-        StageError: the stretch gave too little audio, or samples that are not finite; or no library for it is installed.
+        StageError: no library for it is installed; or it gave too little audio, or samples that are not finite.
     """
     change = _by_signalsmith if is_installed("python-stretch") else _by_rubber_band
     stretched = change(np.ascontiguousarray(audio, dtype=np.float32), augmentation, sample_rate)
