@@ -51,7 +51,8 @@ def test_every_dependency_says_what_it_is_for():
 
 
 def test_every_dependency_is_imported_by_the_package():
-    modules = {"python-stretch": "python_stretch", "huggingface-hub": "huggingface_hub", "pyyaml": "yaml"}
+    modules = {"python-stretch": "python_stretch", "huggingface-hub": "huggingface_hub", "mir-eval": "mir_eval"}
+    modules["pyyaml"] = "yaml"
     # torch.utils.tensorboard needs the package, which nothing else names.
     modules["tensorboard"] = "torch.utils.tensorboard"
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stage_cli").rglob("*.py"))
