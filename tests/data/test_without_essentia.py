@@ -8,7 +8,7 @@ import sys
 import mir_eval
 import numpy as np
 import pytest
-from prepared_songs import write_song
+import soundfile
 
 from data.songs import compose
 from stage_cli.core.data.settings import PrepareSettings
@@ -89,9 +89,9 @@ def test_prepare_data_in_a_process_without_essentia(tmp_path):
             0.5 * np.random.default_rng(0).standard_normal(400) * np.exp(-np.arange(400) / 80)
         )
     tone = (0.1 * np.sin(2 * np.pi * 220 * np.arange(len(clicks)) / 16_000)).astype(np.float32)
-    write_song(tmp_path / "set/song", {"drums": clicks, "bass": tone}, sample_rate=16_000, beats=[0.2, 0.7])
-    for left in (tmp_path / "set/song").rglob("features.json"):
-        left.unlink()
+    for stem, audio in {"drums": clicks, "bass": tone}.items():
+        (tmp_path / "set/song" / stem).mkdir(parents=True)
+        soundfile.write(tmp_path / "set/song" / stem / f"{stem}.wav", audio, 16_000)
     command = [sys.executable, "-m", "stage_cli", "prepare-data", str(tmp_path / "set"), "--layout", "folders"]
     environment = os.environ | {"PYTHONPATH": str(hidden), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
