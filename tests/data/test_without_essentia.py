@@ -75,6 +75,7 @@ def test_beat_this_goes_before_librosa(without, monkeypatch):
     assert default_tracker() == "beat-this"
 
 
+@pytest.mark.slow  # librosa compiles what it runs
 def test_prepare_data_in_a_process_without_essentia(tmp_path):
     """Workers are other processes: `sitecustomize` hides the packages in each."""
     hidden = tmp_path / "hidden"
