@@ -37,7 +37,7 @@ OPEN_TO_ALL = frozenset({"stage_cli", "stage_cli.core"})
 # Imported only by the path that needs them, inside a function.
 NEVER_AT_IMPORT = frozenset({
     "transformers", "lightning", "matplotlib", "essentia", "huggingface_hub",
-    "accelerate", "peft", "tensorboard", "wandb", "mido",
+    "accelerate", "peft", "tensorboard", "wandb", "mido", "torchaudio", "librosa", "pedalboard",
 })  # fmt: skip
 HEAVY = NEVER_AT_IMPORT | {"torch", "scipy", "soundfile", "soxr"}
 

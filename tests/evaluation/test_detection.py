@@ -184,7 +184,7 @@ def test_bad_audio(detector: Callable[..., object]) -> None:
 
 
 def test_unknown_tracker() -> None:
-    with pytest.raises(ValueError, match="tracker must be one of essentia, beat-this, not 'madmom'"):
+    with pytest.raises(ValueError, match="tracker must be one of essentia, beat-this, librosa, not 'madmom'"):
         track_beats(silence(1, RATE), RATE, tracker="madmom")
 
 
