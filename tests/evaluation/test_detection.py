@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soxr
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.demo_data import compose_and_render
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
 from stage_cli.core.data.features import beat_this
 from stage_cli.core.evaluation.anchors import click_drum, silence
 from stage_cli.core.evaluation.detection.beats import track_beats

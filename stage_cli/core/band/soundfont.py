@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from stage_cli.core.data.band.instruments import INSTRUMENTS, SAMPLE_RATE
-from stage_cli.core.data.band.randomness import chance, pick
-from stage_cli.core.data.band.rendering.synth.kits import Stroke
-from stage_cli.core.data.band.rendering.synth.timbres import Voice, build_voice
+from stage_cli.core.band.instruments import INSTRUMENTS, SAMPLE_RATE
+from stage_cli.core.band.randomness import chance, pick
+from stage_cli.core.band.synth_drums import Stroke
+from stage_cli.core.band.timbres import Voice, build_voice
 from stage_cli.errors import StageError, UsageError
 
 DEBIAN_SOUNDFONTS = (Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"), Path("/usr/share/soundfonts/FluidR3_GM.sf2"))

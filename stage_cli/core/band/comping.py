@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stage_cli.core.data.band.composition.passage import Passage
-from stage_cli.core.data.band.composition.score import Event
-from stage_cli.core.data.band.composition.theory import Chord, voicing
-from stage_cli.core.data.band.randomness import chance, pick
+from stage_cli.core.band.grooves import Passage
+from stage_cli.core.band.randomness import chance, pick
+from stage_cli.core.band.score import Event
+from stage_cli.core.band.theory import Chord, voicing
 
 # X strong, x weaker, m muted (short), by sixteenths of 4/4; the first twelve serve for 3/4.
 _RHYTHMS: dict[str, tuple[str, ...]] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stage_cli.core.data.band.composition.passage import Passage
-from stage_cli.core.data.band.composition.score import Event
-from stage_cli.core.data.band.composition.theory import Chord, nearest_pitch
-from stage_cli.core.data.band.randomness import chance, pick
+from stage_cli.core.band.grooves import Passage
+from stage_cli.core.band.randomness import chance, pick
+from stage_cli.core.band.score import Event
+from stage_cli.core.band.theory import Chord, nearest_pitch
 
 _Places = list[tuple[float, float]]  # (beat in the bar, beats)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stage_cli.core.data.band.randomness import pick
-from stage_cli.core.data.band.rendering.synth import keys, subtractive, sustained
-from stage_cli.core.data.band.rendering.synth.plucked import PluckedString, pluck
+from stage_cli.core.band import synth, synth_keys
+from stage_cli.core.band.randomness import pick
+from stage_cli.core.band.synth_keys import PluckedString, pluck
 
 Voice = Callable[[int, float, float, np.random.Generator], np.ndarray]
 """(pitch, velocity, seconds, generator) → `[frames]` float32, any level."""
@@ -69,13 +69,13 @@ def _keyboard(instrument: str, rng: np.random.Generator) -> Voice | None:
         return float(rng.uniform(low, high))
 
     if instrument == "grand piano":
-        piano = keys.Piano(between(1200, 3200), between(3.5, 7.0), between(0.8, 4.0), between(0.05, 0.3))
-        return lambda pitch, velocity, seconds, own: keys.strike_piano(piano, pitch, velocity, seconds, own)
+        piano = synth_keys.Piano(between(1200, 3200), between(3.5, 7.0), between(0.8, 4.0), between(0.05, 0.3))
+        return lambda pitch, velocity, seconds, own: synth_keys.strike_piano(piano, pitch, velocity, seconds, own)
     if instrument == "electric piano":
-        tines = keys.ElectricPiano(
+        tines = synth_keys.ElectricPiano(
             between(0.6, 2.2), between(0.4, 2.5), float(pick(rng, (7.0, 10.0, 14.0, 3.0))), between(2.5, 5.0)
         )
-        return lambda pitch, velocity, seconds, _: keys.strike_electric_piano(tines, pitch, velocity, seconds)
+        return lambda pitch, velocity, seconds, _: synth_keys.strike_electric_piano(tines, pitch, velocity, seconds)
     if instrument == "organ":
         drawbars = pick(
             rng,
@@ -87,16 +87,16 @@ def _keyboard(instrument: str, rng: np.random.Generator) -> Voice | None:
                 (0, 0, 8, 6, 4, 2, 0, 0, 0),
             ),
         )
-        organ = keys.Organ(
+        organ = synth_keys.Organ(
             tuple(level / 8 * between(0.7, 1) for level in drawbars),
             float(pick(rng, (0.8, 6.2, 6.8))),
             between(0.1, 0.8),
             between(0, 0.2),
         )
-        return lambda pitch, _, seconds, own: keys.press_organ(organ, pitch, seconds, own)
+        return lambda pitch, _, seconds, own: synth_keys.press_organ(organ, pitch, seconds, own)
     if instrument == "accordion":
-        reeds = keys.Reeds(between(6, 22), between(2000, 5000))
-        return lambda pitch, _, seconds, __: keys.press_accordion(reeds, pitch, seconds)
+        reeds = synth_keys.Reeds(between(6, 22), between(2000, 5000))
+        return lambda pitch, _, seconds, __: synth_keys.press_accordion(reeds, pitch, seconds)
     if instrument == "mallets":
         modes = pick(
             rng,
@@ -107,8 +107,8 @@ def _keyboard(instrument: str, rng: np.random.Generator) -> Voice | None:
                 ((1, 1), (2, 0.6), (3, 0.3), (4.2, 0.3)),
             ),
         )
-        bars = keys.Bars(modes, between(1.0, 4.5), float(pick(rng, (0, 0, 4.5, 6))))
-        return lambda pitch, velocity, seconds, own: keys.strike_bars(bars, pitch, velocity, seconds, own)
+        bars = synth_keys.MalletBars(modes, between(1.0, 4.5), float(pick(rng, (0, 0, 4.5, 6))))
+        return lambda pitch, velocity, seconds, own: synth_keys.strike_bars(bars, pitch, velocity, seconds, own)
     return None
 
 
@@ -118,10 +118,10 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
 
     wave = pick(rng, ("saw", "saw", "square", "pulse"))
     if instrument == "sub bass":
-        bass = subtractive.SubBass(between(0.9, 2.5), between(0, 8), between(0.01, 0.05), between(0.2, 3.0))
-        return lambda pitch, _, seconds, __: subtractive.boom(bass, pitch, seconds)
+        bass = synth.SubBass(between(0.9, 2.5), between(0, 8), between(0.01, 0.05), between(0.2, 3.0))
+        return lambda pitch, _, seconds, __: synth.boom(bass, pitch, seconds)
     if instrument == "synth bass":
-        patch = subtractive.Patch(
+        patch = synth.Patch(
             wave,
             int(pick(rng, (1, 1, 2, 3))),
             between(5, 25),
@@ -133,7 +133,7 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
             between(0, 0.7),
         )
     elif instrument == "synth pluck":
-        patch = subtractive.Patch(
+        patch = synth.Patch(
             wave,
             int(pick(rng, (1, 2, 3))),
             between(5, 20),
@@ -144,7 +144,7 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
             between(0.4, 1.6),
         )
     elif instrument == "synth stab":
-        patch = subtractive.Patch(
+        patch = synth.Patch(
             "saw",
             int(pick(rng, (2, 3, 5))),
             between(10, 35),
@@ -155,7 +155,7 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
             0,
         )
     elif instrument == "synth lead":
-        patch = subtractive.Patch(
+        patch = synth.Patch(
             wave,
             int(pick(rng, (1, 2, 3))),
             between(4, 25),
@@ -167,7 +167,7 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
             between(0, 0.3),
         )
     elif instrument == "pad":
-        patch = subtractive.Patch(
+        patch = synth.Patch(
             wave,
             3,
             between(10, 30),
@@ -181,7 +181,7 @@ def _synth(instrument: str, rng: np.random.Generator) -> Voice | None:
         )
     else:
         return None
-    return lambda pitch, velocity, seconds, own: subtractive.play_patch(patch, pitch, velocity, seconds, own)
+    return lambda pitch, velocity, seconds, own: synth.play_patch(patch, pitch, velocity, seconds, own)
 
 
 _BODIES: dict[str, tuple[tuple[tuple[float, float, float], ...], ...]] = {
@@ -210,13 +210,9 @@ def _tone(instrument: str, rng: np.random.Generator) -> Voice | None:
     rate, delay = between(4.6, 6.4), between(0.1, 0.4)
     if instrument in ("male voice", "female voice", "choir"):
         size = between(0.94, 1.06) * (1.17 if instrument == "female voice" else 1.08 if instrument == "choir" else 1.0)
-        sung = (
-            tuple(pick(rng, tuple(sustained.VOWELS)) for _ in range(2))
-            if instrument == "choir"
-            else tuple(sustained.VOWELS)
-        )
-        tone = sustained.Tone(
-            sustained.vowels(sung, size),
+        sung = tuple(pick(rng, tuple(synth.VOWELS)) for _ in range(2)) if instrument == "choir" else tuple(synth.VOWELS)
+        tone = synth.Tone(
+            synth.vowels(sung, size),
             between(0.9, 1.5),
             1.0,
             between(0.03, 0.06),
@@ -231,7 +227,7 @@ def _tone(instrument: str, rng: np.random.Generator) -> Voice | None:
 
         def sing(pitch: int, velocity: float, seconds: float, own: np.random.Generator) -> np.ndarray:
             colors = (int(own.integers(len(sung))), int(own.integers(len(sung))))
-            return sustained.sustain(tone, pitch, velocity, seconds, own, colors)
+            return synth.sustain(tone, pitch, velocity, seconds, own, colors)
 
         return sing
     if instrument not in _BODIES:
@@ -248,7 +244,7 @@ def _tone(instrument: str, rng: np.random.Generator) -> Voice | None:
         "brass section": (0.6, 1.0, between(0.02, 0.05), 8, between(0, 50), 0.0, 3),
         "harmonica": (0.4, 0.8, between(0.03, 0.05), between(5, 30), between(20, 100), 0.04, 1),
     }[instrument]
-    tone = sustained.Tone(
+    tone = synth.Tone(
         _BODIES[instrument], slope + between(-0.1, 0.2), odd, rise, vibrato, rate, delay, scoop, breath, players
     )
-    return lambda pitch, velocity, seconds, own: sustained.sustain(tone, pitch, velocity, seconds, own)
+    return lambda pitch, velocity, seconds, own: synth.sustain(tone, pitch, velocity, seconds, own)

@@ -1,14 +1,94 @@
-"""The form of a song: which sections follow each other, how loud they are, and who plays in them."""
+"""The styles that the band plays, the form of a song, and names of songs and bands that do not exist.
+
+The table of styles is `styles.toml`: tempo, meter, swing, harmony, grooves, and who plays what in which manner.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
 
 import numpy as np
 
-from stage_cli.core.data.band.composition.score import Meter, Section
-from stage_cli.core.data.band.composition.styles import Style
-from stage_cli.core.data.band.randomness import chance, generator, pick
+from stage_cli.core.band.randomness import chance, generator, pick
+from stage_cli.core.band.score import BandMeter, Section
+
+
+@dataclass(frozen=True)
+class Role:
+    """A player of a style.
+
+    Attributes:
+        name: "bass", "rhythm guitar", …
+        instruments: to choose from.
+        manners: ways of playing to choose from (see `bass.py`, `comping.py`, `melody.py`, `drumming.py`).
+        probability: that a song of the style has this player.
+        late_entry: probability that the player rests in an intro or a verse.
+    """
+
+    name: str
+    instruments: tuple[str, ...]
+    manners: tuple[str, ...]
+    probability: float = 1.0
+    late_entry: float = 0.3
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the songs of a style share.
+
+    Attributes:
+        name: of the style.
+        genre: in MoisesDB's spelling.
+        weight: how often it is chosen.
+        tempo: lowest and highest bpm.
+        grooves: names of `GROOVES` to choose from.
+        harmony: family of `PROGRESSIONS`.
+        modes: to choose from; repeated ones are likelier.
+        kits: drum kits to choose from.
+        roles: all players but the drummer.
+        meter: name of the time signature.
+        swing: lowest and highest place of the second of a pair; 0.5 is straight, 2/3 a triplet.
+        swing_unit: beats in the pair that swings: 1 for eighths, 0.5 for sixteenths.
+        form: "song", "club", "blues".
+        freedom: probability of a chord progression that is none of the known ones.
+    """
+
+    name: str
+    genre: str
+    weight: float
+    tempo: tuple[float, float]
+    grooves: tuple[str, ...]
+    harmony: str
+    modes: tuple[str, ...]
+    kits: tuple[str, ...]
+    roles: tuple[Role, ...] = field(repr=False)
+    meter: str = "4/4"
+    swing: tuple[float, float] = (0.5, 0.5)
+    swing_unit: float = 1.0
+    form: str = "song"
+    freedom: float = 0.3
+
+
+@cache
+def styles() -> tuple[Style, ...]:
+    """Return all styles."""
+    text = resources.files("stage_cli.core.band").joinpath("styles.toml").read_text(encoding="utf-8")
+    return tuple(_read(entry) for entry in tomllib.loads(text)["style"])
+
+
+def _read(entry: dict[str, Any]) -> Style:
+    roles = tuple(Role(**_with_tuples(role)) for role in entry.pop("roles"))
+    return Style(roles=roles, **_with_tuples(entry))
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
 
 INTENSITY = {
     "intro": 0.35,
@@ -56,7 +136,7 @@ _BARS = {
 }
 
 
-def sections(key: tuple[int | str, ...], style: Style, cycle: int, meter: Meter) -> Iterator[Section]:
+def sections(key: tuple[int | str, ...], style: Style, cycle: int, meter: BandMeter) -> Iterator[Section]:
     """Yield the sections of a song without end; a long song goes round its form again.
 
     What is asked for later never changes what came before: a song for 20 s is the beginning of the song for 200 s.
@@ -119,3 +199,82 @@ def plays(rng: np.random.Generator, role: str, kind: str, late_entry: float, *, 
     if kind in ("intro", "break", "build", "outro"):
         return not chance(rng, 0.25 + 0.5 * late_entry)
     return not chance(rng, late_entry)
+
+
+_ADJECTIVES = (
+    "Blue",
+    "Silver",
+    "Quiet",
+    "Burning",
+    "Electric",
+    "Paper",
+    "Golden",
+    "Broken",
+    "Distant",
+    "Velvet",
+    "Hollow",
+    "Neon",
+    "Salted",
+    "Wooden",
+    "Midnight",
+    "Second",
+    "Slow",
+    "Crooked",
+    "Northern",
+    "Borrowed",
+    "Plastic",
+    "Lucky",
+)
+_NOUNS = (
+    "Harbour",
+    "Lantern",
+    "River",
+    "Engine",
+    "Garden",
+    "Window",
+    "Signal",
+    "Summer",
+    "Mirror",
+    "Highway",
+    "Orchard",
+    "Satellite",
+    "Kitchen",
+    "Winter",
+    "Telephone",
+    "Ocean",
+    "Balcony",
+    "Thunder",
+    "Bicycle",
+    "Archive",
+    "Compass",
+    "Avenue",
+)
+_PLURALS = (
+    "Foxes",
+    "Transistors",
+    "Neighbours",
+    "Sparrows",
+    "Postmen",
+    "Lighthouses",
+    "Cousins",
+    "Antennas",
+    "Gardeners",
+    "Pilots",
+    "Umbrellas",
+    "Drifters",
+    "Librarians",
+    "Tides",
+    "Mechanics",
+    "Owls",
+    "Receivers",
+    "Strangers",
+)
+
+
+def invent_names(rng: np.random.Generator) -> tuple[str, str]:
+    """Return (title, artist)."""
+    title = f"{pick(rng, _ADJECTIVES)} {pick(rng, _NOUNS)}"
+    if chance(rng, 0.3):
+        title = f"{pick(rng, _NOUNS)} in {pick(rng, _NOUNS)}"
+    article = "The " if chance(rng, 0.7) else ""
+    return title, f"{article}{pick(rng, _ADJECTIVES)} {pick(rng, _PLURALS)}"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stage_cli.core.data.band.composition.passage import Passage
-from stage_cli.core.data.band.composition.score import Event
-from stage_cli.core.data.band.composition.theory import nearest_pitch, snap
-from stage_cli.core.data.band.randomness import chance, pick
+from stage_cli.core.band.grooves import Passage
+from stage_cli.core.band.randomness import chance, pick
+from stage_cli.core.band.score import Event
+from stage_cli.core.band.theory import nearest_pitch, snap
 
 _PLANS = ("AABA", "ABAB", "AABC", "ABAC", "AAAB", "ABCB")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from stage_cli.core.data.band.instruments import SAMPLE_RATE
-from stage_cli.core.data.band.randomness import chance
+from stage_cli.core.band.instruments import SAMPLE_RATE
+from stage_cli.core.band.randomness import chance
 
 _EQUALIZER_FRAMES = 512
 
