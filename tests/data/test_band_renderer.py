@@ -14,7 +14,7 @@ from stage_cli.core.band import effects, soundfont
 from stage_cli.core.band.composer import compose
 from stage_cli.core.band.demo_data import compose_and_render
 from stage_cli.core.band.instruments import DRUM_TRACKS, INSTRUMENTS, KICK, SAMPLE_RATE
-from stage_cli.core.band.mixing import BandTrack, place_notes, place_strokes, render
+from stage_cli.core.band.mixing import RenderedPart, place_notes, place_strokes, render
 from stage_cli.core.band.randomness import generator
 from stage_cli.core.band.score import Score, ScoreNote
 from stage_cli.core.band.sounds import SynthBank
@@ -27,7 +27,7 @@ SEED = 0
 KITS = ("rock", "studio", "dry", "garage", "jazz", "electronic", "eighties")
 PITCHED = [name for name in INSTRUMENTS if name not in ("drums", "percussion")]
 
-Song = tuple[Score, list[BandTrack]]
+Song = tuple[Score, list[RenderedPart]]
 
 
 def make(index: int, seconds: float) -> Song:
@@ -40,7 +40,7 @@ def songs() -> list[Song]:
     return [make(index, 24.0) for index in range(10)]
 
 
-def mixed(tracks: list[BandTrack]) -> np.ndarray:
+def mixed(tracks: list[RenderedPart]) -> np.ndarray:
     return np.sum([track.audio for track in tracks], axis=0)
 
 

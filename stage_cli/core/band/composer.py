@@ -17,19 +17,19 @@ from stage_cli.core.band.score import (
     FASTEST_BPM,
     METERS,
     SLOWEST_BPM,
-    BandMeter,
-    BandPart,
     ChordSpan,
     Event,
     Feel,
     Score,
+    ScoreMeter,
     ScoreNote,
+    ScorePart,
     Section,
     TempoMap,
     perform,
 )
 from stage_cli.core.band.styles import Role, Style, drum_manner, invent_names, plays, sections, styles
-from stage_cli.core.band.theory import BandKey, Chord, choose, progression, settle
+from stage_cli.core.band.theory import Chord, ScoreKey, choose, progression, settle
 
 _DRIVEN = ("crunch guitar", "distorted guitar")
 _CHORD_ROLES = ("rhythm guitar", "keys", "pad")
@@ -189,7 +189,7 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
     style = pick(rng, styles(), [style.weight for style in styles()])
     meter = METERS[style.meter]
     bpm = _tempo(rng, style)
-    song_key = BandKey(int(rng.integers(12)), pick(rng, style.modes))
+    song_key = ScoreKey(int(rng.integers(12)), pick(rng, style.modes))
     swing = float(rng.uniform(*style.swing))
     kit = pick(rng, style.kits)
     electronic = kit in _ELECTRONIC_KITS
@@ -227,10 +227,10 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
         chords += spans
         section = after
 
-    parts = [BandPart("drums", "drums", "full acoustic drumkit", "drums", _by_onset(notes["drums"]), kit=kit)]
+    parts = [ScorePart("drums", "drums", "full acoustic drumkit", "drums", _by_onset(notes["drums"]), kit=kit)]
     for player in players:
         sounds = player.sounds
-        part = BandPart(player.name, sounds.stem, sounds.track_type, player.instrument, _by_onset(notes[player.name]))
+        part = ScorePart(player.name, sounds.stem, sounds.track_type, player.instrument, _by_onset(notes[player.name]))
         parts.append(part.placed(player.level, player.pan))
     score = Score(
         title=title,
@@ -267,7 +267,7 @@ def _factor(rng: np.random.Generator, changes: bool) -> float:
     return float(pick(rng, (0.85, 0.9, 0.94, 0.97, 1.03, 1.06, 1.1, 1.15)))
 
 
-def _harmony(rng: np.random.Generator, style: Style, key: BandKey) -> dict[str, list[list[Chord]]]:
+def _harmony(rng: np.random.Generator, style: Style, key: ScoreKey) -> dict[str, list[list[Chord]]]:
     """Return the chords of each kind of section, bar by bar."""
 
     def one() -> list[list[Chord]]:
@@ -287,7 +287,7 @@ def _harmony(rng: np.random.Generator, style: Style, key: BandKey) -> dict[str, 
     return harmony | {"bridge": bridge, "build": chorus, "outro": chorus, "pre-chorus": bridge}
 
 
-def _chord_spans(bars: list[list[Chord]], section: Section, meter: BandMeter) -> tuple[ChordSpan, ...]:
+def _chord_spans(bars: list[list[Chord]], section: Section, meter: ScoreMeter) -> tuple[ChordSpan, ...]:
     spans = []
     for bar in range(section.bars):
         chords = bars[bar % len(bars)]

@@ -18,7 +18,7 @@ import numpy as np
 
 from stage_cli.core.band.composer import compose
 from stage_cli.core.band.instruments import SAMPLE_RATE
-from stage_cli.core.band.mixing import BandTrack, render
+from stage_cli.core.band.mixing import RenderedPart, render
 from stage_cli.core.band.score import Score
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.sounds import open_bank, recipe, resolve
@@ -73,7 +73,7 @@ def annotations(score: Score) -> dict[str, Any]:
     }
 
 
-def write_song(folder: Path, score: Score, tracks: Sequence[BandTrack], recipe: dict[str, Any]) -> None:
+def write_song(folder: Path, score: Score, tracks: Sequence[RenderedPart], recipe: dict[str, Any]) -> None:
     """Write a song's folder; one that exists is replaced.
 
     All is written to a hidden folder beside it, `data.json` last, which then gets its name.

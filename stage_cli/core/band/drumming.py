@@ -33,14 +33,14 @@ from stage_cli.core.band.instruments import (
     WOODBLOCK,
 )
 from stage_cli.core.band.randomness import chance, generator, pick
-from stage_cli.core.band.score import BandMeter, Event, Section
+from stage_cli.core.band.score import Event, ScoreMeter, Section
 from stage_cli.core.band.styles import Style
 
 _TOMS = (HIGH_TOM, MIDDLE_TOM, LOW_TOM)
 
 
 def invent_fill(
-    rng: np.random.Generator, meter: BandMeter, size: float, *, electronic: bool
+    rng: np.random.Generator, meter: ScoreMeter, size: float, *, electronic: bool
 ) -> tuple[float, list[Hit]]:
     """Return a fill for the end of a bar: the step at which it begins, and its strokes up to the bar line.
 
@@ -113,7 +113,7 @@ _CYMBALS_HELD = 1.0  # beats that a cymbal or tom rings on paper; the sound itse
 class Drummer:
     """One song's drummer: the grooves of its sections, and habits."""
 
-    meter: BandMeter
+    meter: ScoreMeter
     grooves: dict[str, Groove]
     family: str
     electronic: bool
@@ -126,7 +126,7 @@ class Drummer:
         return self.grooves.get(kind, self.grooves["verse"])
 
 
-def hire(key: tuple[int | str, ...], style: Style, meter: BandMeter, *, electronic: bool) -> Drummer:
+def hire(key: tuple[int | str, ...], style: Style, meter: ScoreMeter, *, electronic: bool) -> Drummer:
     """Return a song's drummer."""
     rng = generator(*key, "drummer")
     family = pick(rng, style.grooves)
@@ -220,7 +220,7 @@ def _varied(hits: list[Hit], drummer: Drummer, rng: np.random.Generator) -> list
     return [*hits, Hit(step, key, velocity)]
 
 
-def _on_paper(hits: list[Hit], section: Section, bar: int, meter: BandMeter, rng: np.random.Generator) -> list[Event]:
+def _on_paper(hits: list[Hit], section: Section, bar: int, meter: ScoreMeter, rng: np.random.Generator) -> list[Event]:
     first = float((section.first_bar + bar) * meter.beats_per_bar)
     loudness = 0.78 + 0.22 * section.intensity
     jitter = rng.normal(1.0, 0.06, size=len(hits))

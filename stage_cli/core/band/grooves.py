@@ -27,8 +27,8 @@ from stage_cli.core.band.instruments import (
     SNARE,
 )
 from stage_cli.core.band.randomness import chance, pick
-from stage_cli.core.band.score import BandMeter, ChordSpan, Section
-from stage_cli.core.band.theory import BandKey, Chord
+from stage_cli.core.band.score import ChordSpan, ScoreMeter, Section
+from stage_cli.core.band.theory import Chord, ScoreKey
 
 LIKELIHOOD = {"X": 1.0, "f": 1.0, "x": 0.75, "o": 0.35, ".": 0.1, "-": 0.0}
 
@@ -302,7 +302,7 @@ class Groove:
         )
 
 
-def invent_groove(rng: np.random.Generator, family: str, meter: BandMeter) -> Groove:
+def invent_groove(rng: np.random.Generator, family: str, meter: ScoreMeter) -> Groove:
     """Return a groove of a family of `GROOVES`: the second bar answers the first."""
     pattern = GROOVES[family]
     kick, snare = pick(rng, pattern.kicks), pick(rng, pattern.snares)
@@ -321,7 +321,7 @@ def invent_groove(rng: np.random.Generator, family: str, meter: BandMeter) -> Gr
     return Groove(tuple(_bar(hits, hand) for hits, hand in zip((first, second), hands, strict=True)), cymbals, family)
 
 
-def lift(rng: np.random.Generator, groove: Groove, meter: BandMeter) -> Groove:
+def lift(rng: np.random.Generator, groove: Groove, meter: ScoreMeter) -> Groove:
     """Return a chorus's version of a verse's groove: a louder leading hand, and often another kick."""
     pattern = GROOVES[groove.family]
     louder = {
@@ -345,7 +345,7 @@ def lift(rng: np.random.Generator, groove: Groove, meter: BandMeter) -> Groove:
     return Groove(tuple(bars), cymbals, groove.family)
 
 
-def leading_hand(rng: np.random.Generator, manner: str, meter: BandMeter) -> list[list[Hit]]:
+def leading_hand(rng: np.random.Generator, manner: str, meter: ScoreMeter) -> list[list[Hit]]:
     """Return two bars of hi-hat or cymbal strokes in a manner, with the accents and open hats of one player."""
     steps, beat = meter.steps_per_bar, meter.steps_per_beat
     soft = float(rng.uniform(0.45, 0.85))  # of what is off the beat, relative to what is on it
@@ -446,8 +446,8 @@ class Passage:
     """One section as its players see it. Beats count from the song's first."""
 
     section: Section
-    meter: BandMeter
-    key: BandKey
+    meter: ScoreMeter
+    key: ScoreKey
     chords: tuple[ChordSpan, ...]
     groove: Groove
 

@@ -21,7 +21,7 @@ from stage_cli.core.band.instruments import (
     SNARE,
 )
 from stage_cli.core.band.randomness import chance, generator, pick
-from stage_cli.core.band.score import BandPart, Score, ScoreNote
+from stage_cli.core.band.score import Score, ScoreNote, ScorePart
 from stage_cli.core.band.sounds import SoundBank
 from stage_cli.core.band.synth_drums import LEVELS, Stroke
 from stage_cli.core.band.timbres import Voice
@@ -170,7 +170,7 @@ _LOW_CUTS = {"bass": 32.0, "guitar": 80.0, "vocals": 90.0, "piano": 45.0}
 
 
 @dataclass(frozen=True)
-class BandTrack:
+class RenderedPart:
     """One recorded track: its stem, its type in MoisesDB, and audio `[2, frames]` float32 at 44.1 kHz."""
 
     stem: str
@@ -178,7 +178,7 @@ class BandTrack:
     audio: np.ndarray
 
 
-def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[BandTrack]:
+def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[RenderedPart]:
     """Return a song's tracks; their sum peaks at 0.97 or below and has a usual loudness.
 
     A shorter excerpt of a song sounds the same but for one gain over all.
@@ -199,7 +199,7 @@ def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[Ba
     depth, release = float(rng.uniform(0.3, 0.8)), float(rng.uniform(0.12, 0.3))
     kicks = [note.onset for part in score.parts if part.stem == "drums" for note in part.notes if note.pitch == KICK]
     gain = effects.ducking(frames, kicks, depth, release) if ducked and kicks else None
-    tracks: list[BandTrack] = []
+    tracks: list[RenderedPart] = []
     for part in score.parts:
         if not part.notes:
             continue
@@ -210,12 +210,12 @@ def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[Ba
         else:
             far = part.stem in ("vocals", "bowed_strings", "wind") or part.instrument == "pad"
             audio = _player(part, bank, (*key, part.name), frames, hall if far else room, wetness, score.bpm)
-            tracks.append(BandTrack(part.stem, part.track_type, audio if gain is None else audio * gain))
+            tracks.append(RenderedPart(part.stem, part.track_type, audio if gain is None else audio * gain))
     return _balanced(tracks, float(generator(*key, "loudness").uniform(-18.0, -14.5)))
 
 
 def _player(
-    part: BandPart,
+    part: ScorePart,
     bank: SoundBank,
     key: tuple[int | str, ...],
     frames: int,
@@ -254,8 +254,8 @@ def _player(
 
 
 def _drums(
-    part: BandPart, bank: SoundBank, key: tuple[int | str, ...], frames: int, reverb: np.ndarray, wetness: float
-) -> list[BandTrack]:
+    part: ScorePart, bank: SoundBank, key: tuple[int | str, ...], frames: int, reverb: np.ndarray, wetness: float
+) -> list[RenderedPart]:
     rng = generator(*key, "kit")
     strokes = bank.kit(part.kit, rng)
     by_key = place_strokes(part.notes, strokes, frames, (*key, "strokes"))
@@ -282,23 +282,23 @@ def _drums(
             sides = (stereo[0], gain * np.cos(angle) * 2**0.5), (stereo[1], gain * np.sin(angle) * 2**0.5)
             for target, share in (*sides, (overheads, gain * _DRUM_SENDS[name])):
                 target += np.multiply(mono, np.float32(share), out=scaled)
-        tracks.append(BandTrack("drums", name, stereo))
+        tracks.append(RenderedPart("drums", name, stereo))
     send = float(rng.uniform(0.15, 0.5)) * (0.4 + 0.6 * wetness)
     response = effects.strip(effects.equalizer(effects.curve(rng, 120.0)), reverb, 1.0, 0.0) * np.float32(send)
     response[:, :64] = 0  # the room only: the direct sound is in the other tracks
-    tracks.append(BandTrack("drums", "overheads", effects.convolve(overheads, response)))
+    tracks.append(RenderedPart("drums", "overheads", effects.convolve(overheads, response)))
     return tracks
 
 
 def _percussion(
-    part: BandPart, bank: SoundBank, key: tuple[int | str, ...], frames: int, reverb: np.ndarray, wetness: float
-) -> BandTrack:
+    part: ScorePart, bank: SoundBank, key: tuple[int | str, ...], frames: int, reverb: np.ndarray, wetness: float
+) -> RenderedPart:
     rng = generator(*key, part.name, "timbre")
     by_key = place_strokes(part.notes, bank.hand_percussion(rng), frames, (*key, part.name))
     level = 10 ** ((INSTRUMENTS["percussion"].level + part.level) / 20)
     mono = sum(by_key.values(), np.zeros(frames, dtype=np.float32))
     response = effects.strip(effects.equalizer(effects.curve(rng, 100.0)), reverb, 0.3 * wetness, part.pan)
-    return BandTrack(part.stem, part.track_type, effects.convolve(mono, response * np.float32(level)))
+    return RenderedPart(part.stem, part.track_type, effects.convolve(mono, response * np.float32(level)))
 
 
 def _drum_pan(drum: int) -> float:
@@ -312,7 +312,7 @@ def _drum_pan(drum: int) -> float:
     )
 
 
-def _balanced(tracks: list[BandTrack], loudness: float) -> list[BandTrack]:
+def _balanced(tracks: list[RenderedPart], loudness: float) -> list[RenderedPart]:
     """Bring the mix to a loudness (LUFS), or as near as its peak allows."""
     if not tracks:
         return tracks

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stage_cli.core.band.theory import BandKey, Chord
+from stage_cli.core.band.theory import Chord, ScoreKey
 
 
 @dataclass(frozen=True, slots=True)
-class BandMeter:
+class ScoreMeter:
     """A time signature: its name, beats in a bar, and steps (sixteenths) in a beat.
 
     6/8 has two beats (dotted quarters) of six sixteenths each: that is how it is counted at song tempo.
@@ -27,9 +27,9 @@ class BandMeter:
         return self.beats_per_bar * self.steps_per_beat
 
 
-FOUR_FOUR = BandMeter("4/4", 4, 4)
-THREE_FOUR = BandMeter("3/4", 3, 4)
-SIX_EIGHT = BandMeter("6/8", 2, 6)
+FOUR_FOUR = ScoreMeter("4/4", 4, 4)
+THREE_FOUR = ScoreMeter("3/4", 3, 4)
+SIX_EIGHT = ScoreMeter("6/8", 2, 6)
 METERS = {meter.name: meter for meter in (FOUR_FOUR, THREE_FOUR, SIX_EIGHT)}
 
 
@@ -72,7 +72,7 @@ class ScoreNote:
 
 
 @dataclass(frozen=True)
-class BandPart:
+class ScorePart:
     """One player.
 
     Attributes:
@@ -95,7 +95,7 @@ class BandPart:
     pan: float = 0.0
     kit: str = ""
 
-    def placed(self, level: float, pan: float) -> BandPart:
+    def placed(self, level: float, pan: float) -> ScorePart:
         """Return the part at another level (dB) and place."""
         return replace(self, level=level, pan=pan)
 
@@ -145,15 +145,15 @@ class Score:
     artist: str
     style: str
     genre: str
-    meter: BandMeter
-    key: BandKey
+    meter: ScoreMeter
+    key: ScoreKey
     swing: float
     swing_unit: float
     bpm: float
     beat_times: tuple[float, ...]
     sections: tuple[Section, ...]
     chords: tuple[ChordSpan, ...]
-    parts: tuple[BandPart, ...]
+    parts: tuple[ScorePart, ...]
     groove: frozenset[tuple[int, int]] = field(default=frozenset())
     duration: float = 0.0
 
@@ -189,7 +189,7 @@ class TempoMap:
     """
 
     bpm: float
-    meter: BandMeter
+    meter: ScoreMeter
     lead_in: float
     drift: float
     rng: np.random.Generator

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stage_cli.core.band.randomness import chance, generator, pick
-from stage_cli.core.band.score import BandMeter, Section
+from stage_cli.core.band.score import ScoreMeter, Section
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ _BARS = {
 }
 
 
-def sections(key: tuple[int | str, ...], style: Style, cycle: int, meter: BandMeter) -> Iterator[Section]:
+def sections(key: tuple[int | str, ...], style: Style, cycle: int, meter: ScoreMeter) -> Iterator[Section]:
     """Yield the sections of a song without end; a long song goes round its form again.
 
     What is asked for later never changes what came before: a song for 20 s is the beginning of the song for 200 s.

@@ -208,7 +208,7 @@ def press_accordion(reeds: Reeds, pitch: int, seconds: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class MalletBars:
+class StruckBars:
     """Struck bars: ratio and level of each mode, seconds of ring at middle C, Hz of a vibraphone's motor."""
 
     modes: tuple[tuple[float, float], ...]
@@ -216,7 +216,7 @@ class MalletBars:
     motor: float
 
 
-def strike_bars(bars: MalletBars, pitch: int, velocity: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
+def strike_bars(bars: StruckBars, pitch: int, velocity: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
     """Return a note of a vibraphone, marimba, glockenspiel or bell."""
     hertz = frequency(pitch)
     ring = bars.ring * 2 ** ((60 - pitch) / 20)

@@ -43,7 +43,7 @@ _NUMERAL = re.compile(r"^([b#]?)([iv]+|[IV]+)(maj7|m7b5|sus4|add9|dim|7|9|6|5)?$
 
 
 @dataclass(frozen=True)
-class BandKey:
+class ScoreKey:
     """A tonic (pitch class 0 to 11, C is 0) and a mode of `MODES`."""
 
     tonic: int

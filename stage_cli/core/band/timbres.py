@@ -107,7 +107,7 @@ def _keyboard(instrument: str, rng: np.random.Generator) -> Voice | None:
                 ((1, 1), (2, 0.6), (3, 0.3), (4.2, 0.3)),
             ),
         )
-        bars = synth_keys.MalletBars(modes, between(1.0, 4.5), float(pick(rng, (0, 0, 4.5, 6))))
+        bars = synth_keys.StruckBars(modes, between(1.0, 4.5), float(pick(rng, (0, 0, 4.5, 6))))
         return lambda pitch, velocity, seconds, own: synth_keys.strike_bars(bars, pitch, velocity, seconds, own)
     return None
 
