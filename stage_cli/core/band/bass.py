@@ -32,6 +32,9 @@ _RHYTHMS: dict[str, tuple[str, ...]] = {
     "boogie": ("X-X-X-X-X-X-X-X-",),
 }
 
+_STEADY = ("walking", "boogie", "locked")
+"""Manners whose rhythm does not bend to the kick: they keep the beat, or are the kick's already."""
+
 
 def play_bass(
     manner: str, passage: Passage, lowest: int, taste: np.random.Generator, rng: np.random.Generator
@@ -49,10 +52,14 @@ def play_bass(
     fifths = float(taste.uniform(0.0, 0.5))
     approach = float(taste.uniform(0.1, 0.7))
     staccato = float(taste.uniform(0.45, 0.97))
+    # Drawn after all else, so that songs without a human drummer are what they were.
+    follow = float(taste.uniform(0.5, 0.9)) if passage.timing is not None and manner not in _STEADY else 0.0
     events: list[Event] = []
     previous = lowest + 8
     for bar, first in passage.bars():
         places = _places(manner, rhythm, passage, bar, first)
+        if follow:
+            places = _with_kick(places, passage, bar, follow, rng)
         for number, (at, beats) in enumerate(places):
             beat = first + at
             tones = passage.chord_at(beat)
@@ -107,6 +114,18 @@ def _places(manner: str, rhythm: str, passage: Passage, bar: int, first: float) 
     if not starts:
         return []
     return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def _with_kick(places: _Places, passage: Passage, bar: int, follow: float, rng: np.random.Generator) -> _Places:
+    """Return a bar's places drawn towards the kick: most of its strokes are joined, some others left out."""
+    kicks = passage.kick_beats(bar)
+    starts = {start for start, _ in places if start == 0 or start in kicks or not chance(rng, 0.9 * follow)}
+    starts |= {kick for kick in kicks if chance(rng, follow)}
+    if not starts:
+        return places
+    ordered = sorted(starts)
+    ends = [*ordered[1:], float(passage.meter.beats_per_bar)]
+    return [(start, end - start) for start, end in zip(ordered, ends, strict=True)]
 
 
 def _pitch(

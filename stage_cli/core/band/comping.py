@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from stage_cli.core.band.score import Event
 from stage_cli.core.band.theory import Chord, voicing
 
 # X strong, x weaker, m muted (short), by sixteenths of 4/4; the first twelve serve for 3/4.
-_RHYTHMS: dict[str, tuple[str, ...]] = {
+RHYTHMS: dict[str, tuple[str, ...]] = {
     "blocks": (
         "X-------X-------",
         "X---------------",
@@ -206,10 +208,45 @@ def play_oom_pah(passage: Passage, center: int, rng: np.random.Generator) -> lis
     return events
 
 
+def follow_kick(events: Sequence[Event], passage: Passage, rng: np.random.Generator) -> list[Event]:
+    """Return a section's chords drawn towards the kick: louder on it, struck again where it plays, thinner elsewhere.
+
+    Args:
+        events: chords in a rhythm; notes of one chord share their beat.
+        passage: the section, with a human drummer's timing.
+        rng: decides which strokes come and go.
+    """
+    if passage.timing is None or not events:
+        return list(events)
+    kicks = passage.timing.kicks
+    chords: dict[float, list[Event]] = {}
+    for event in events:
+        chords.setdefault(round(event.beat, 4), []).append(event)
+    starts = sorted(chords)
+    played: list[Event] = []
+    for beat, notes in chords.items():
+        on_kick = beat in kicks
+        weak = beat not in passage.timing.strokes or notes[0].velocity < 0.5
+        if not on_kick and weak and chance(rng, 0.4):
+            continue
+        factor = 1.08 if on_kick else 0.97
+        played += [replace(note, velocity=min(1.0, note.velocity * factor)) for note in notes]
+    for kick in sorted(kicks):
+        at = bisect.bisect_right(starts, kick) - 1
+        if kick in chords or at < 0 or not chance(rng, 0.3):
+            continue
+        before = chords[starts[at]]
+        after = starts[at + 1] if at + 1 < len(starts) else passage.first_beat + passage.beats
+        if passage.chord_at(kick) == passage.chord_at(starts[at]) and after - kick >= 0.24:
+            length = min(after - kick, before[0].beats)
+            played += [replace(n, beat=kick, beats=length, velocity=0.9 * n.velocity) for n in before]
+    return sorted(played, key=lambda event: event.beat)
+
+
 def _pattern(manner: str, passage: Passage, taste: np.random.Generator) -> str:
     if passage.meter.beats_per_bar == 2:
         return pick(taste, _IN_SIX.get(manner, ("X-----X-----", "X---x-X---x-", "X-----X---x-")))
-    pattern = pick(taste, _RHYTHMS.get(manner, _RHYTHMS["blocks"]))
+    pattern = pick(taste, RHYTHMS.get(manner, RHYTHMS["blocks"]))
     if passage.meter.beats_per_bar == 3:
         return pattern[:12] if set(pattern[:12]) != {"-"} else "X-----------"
     if chance(taste, 0.3):  # an own variation: one stroke more, or one less

@@ -7,11 +7,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stage_cli.core.band.bass import play_bass
-from stage_cli.core.band.comping import play_arpeggio, play_chords, play_oom_pah, play_power_chords
-from stage_cli.core.band.drumming import Drummer, hire, play_drums, play_percussion
-from stage_cli.core.band.grooves import Passage
+from stage_cli.core.band.comping import (
+    RHYTHMS,
+    follow_kick,
+    play_arpeggio,
+    play_chords,
+    play_oom_pah,
+    play_power_chords,
+)
+from stage_cli.core.band.drumming import hire, play_drums, play_percussion
+from stage_cli.core.band.grooves import Passage, lean_on_drums
 from stage_cli.core.band.instruments import INSTRUMENTS, BandInstrument
 from stage_cli.core.band.melody import play_answers, play_melody, play_riff
+from stage_cli.core.band.performances import DrumLibrary, strokes_to_notes
 from stage_cli.core.band.randomness import chance, generator, pick
 from stage_cli.core.band.score import (
     FASTEST_BPM,
@@ -168,11 +176,17 @@ def _pan(rng: np.random.Generator, role: Role) -> float:
 
 
 _ELECTRONIC_KITS = ("electronic", "eighties")
+_INVENTED = 0.3
+"""Share of songs whose drums are invented although performances may fit them."""
+_LOOSEST_WITH_DRUMMER = 0.004
+"""Seconds; the drummer's own timing is the larger part of the band's."""
 # How often a song changes its tempo between sections, and how often a band plays without a click, by setting.
 _TEMPO_CHANGES = {"never": 0.0, "some": 0.1, "always": 1.0}
 
 
-def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some") -> Score:
+def compose(
+    seed: int, index: int, seconds: float, *, tempo_changes: str = "some", drummers: DrumLibrary | None = None
+) -> Score:
     """Return the `index`-th song of a seed, as far as `seconds`.
 
     The song for 20 s is the beginning of the song for 200 s: everything is drawn by name (song, section, player) and
@@ -183,6 +197,8 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
         index: of the song, 0 or more.
         seconds: length of the excerpt; the song goes on as long as it takes.
         tempo_changes: "never", "some" or "always": songs whose tempo changes between sections.
+        drummers: performances that are played where one fits the song's style, meter and tempo, in seven of ten such
+            songs; the band swings as its drummer does and leans on the kick. Without them all grooves are invented.
     """
     key = (seed, index)
     rng = generator(*key, "song")
@@ -195,6 +211,11 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
     electronic = kit in _ELECTRONIC_KITS
     looseness = 0.0005 if electronic else float(rng.uniform(0.001, 0.009))
     feel = Feel(0.5 if swing < 0.515 else swing, style.swing_unit, looseness)
+    performer = None
+    if drummers is not None and not electronic and not chance(generator(*key, "invented drums"), _INVENTED):
+        performer = drummers.hire((*key, "performer"), style.name, meter, bpm)
+    if performer is not None:
+        feel = Feel(performer.feel.swing, performer.feel.swing_unit, min(looseness, _LOOSEST_WITH_DRUMMER))
     title, artist = invent_names(generator(*key, "names"))
     lead_in = 0.0 if chance(rng, 0.4) else float(rng.uniform(0.05, 0.8))
     drift = float(rng.uniform(0.001, 0.004)) if not electronic and chance(rng, 0.2) else 0.0
@@ -210,24 +231,37 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
     cycle = len(harmony["verse"])
     following = sections(key, style, cycle, meter)
     section = next(following)
+    groove = drummer.groove("verse")
     while tempo.times[-1] < seconds:
         number, after = len(played), next(following)
-        tempo.add(section, _factor(generator(*key, "tempo", number), changing and number > 0))
+        factor = _factor(generator(*key, "tempo", number), changing and number > 0)
+        tempo.add(section, factor)
         spans = _chord_spans(harmony.get(section.kind, harmony["verse"]), section, meter)
         passage = Passage(section, meter, song_key, spans, drummer.groove(section.kind))
         manner = drum_manner(generator(*key, "drums", section.kind), section.kind)
-        events = play_drums(drummer, section, manner, after, generator(*key, "drums", number))
-        tight = Feel(feel.swing, feel.swing_unit, looseness * 0.6)
-        notes["drums"] += perform(events, tempo.times, tight, 0.0, generator(*key, "timing", "drums", number))
+        if performer is not None and manner != "build" and performer.plays_at(bpm * factor):
+            performed = performer.play(section, after, manner, number)
+            notes["drums"] += strokes_to_notes(performed.strokes, tempo.times, performer.feel)
+            passage = replace(passage, groove=performed.groove, timing=performed.timing)
+            groove = performed.groove if not played else groove
+        else:
+            events = play_drums(drummer, section, manner, after, generator(*key, "drums", number))
+            tight = Feel(feel.swing, feel.swing_unit, looseness * 0.6)
+            notes["drums"] += perform(events, tempo.times, tight, 0.0, generator(*key, "timing", "drums", number))
+        beat = (tempo.times[-1] - tempo.times[-2]) if passage.timing else 0.0
         for player in players:
             events = play(player, passage, key, number)
+            if passage.timing is not None:
+                events = _with_drums(player, events, passage, beat, generator(*key, "lean", player.name, number))
             timing = generator(*key, "timing", player.name, number)
             notes[player.name] += perform(events, tempo.times, feel, player.lag, timing)
         played.append(section)
         chords += spans
         section = after
 
-    parts = [ScorePart("drums", "drums", "full acoustic drumkit", "drums", _by_onset(notes["drums"]), kit=kit)]
+    level = 0.0 if performer is None else performer.level
+    drums = _by_onset(notes["drums"])
+    parts = [ScorePart("drums", "drums", "full acoustic drumkit", "drums", drums, level=level, kit=kit)]
     for player in players:
         sounds = player.sounds
         part = ScorePart(player.name, sounds.stem, sounds.track_type, player.instrument, _by_onset(notes[player.name]))
@@ -246,7 +280,8 @@ def compose(seed: int, index: int, seconds: float, *, tempo_changes: str = "some
         sections=tuple(played),
         chords=tuple(chords),
         parts=tuple(parts),
-        groove=_groove_of(drummer),
+        groove=groove.signature,
+        drummer="" if performer is None else performer.main.file.path,
     )
     return score.crop(seconds)
 
@@ -304,5 +339,14 @@ def _by_onset(notes: list[ScoreNote]) -> tuple[ScoreNote, ...]:
     return tuple(sorted(notes, key=lambda note: (note.onset, note.pitch)))
 
 
-def _groove_of(drummer: Drummer) -> frozenset[tuple[int, int]]:
-    return drummer.grooves["verse"].signature
+def _with_drums(
+    player: BandPlayer, events: list[Event], passage: Passage, beat: float, rng: np.random.Generator
+) -> list[Event]:
+    """Return a player's notes as someone plays them who listens to a human drummer; `beat` is in seconds."""
+    if player.sounds.stem == "bass":
+        return lean_on_drums(events, passage, beat, on_kick=0.95, elsewhere=0.6)
+    if player.role in _CHORD_ROLES:
+        if player.manner in RHYTHMS:
+            events = follow_kick(events, passage, rng)
+        return lean_on_drums(events, passage, beat, on_kick=0.7, elsewhere=0.5)
+    return lean_on_drums(events, passage, beat, on_kick=0.4, elsewhere=0.4)

@@ -6,7 +6,7 @@ In a pattern one character is one sixteenth: X always and accented, x likely (3 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from stage_cli.core.band.instruments import (
     SNARE,
 )
 from stage_cli.core.band.randomness import chance, pick
-from stage_cli.core.band.score import ChordSpan, ScoreMeter, Section
+from stage_cli.core.band.score import ChordSpan, Event, ScoreMeter, Section
 from stage_cli.core.band.theory import Chord, ScoreKey
 
 LIKELIHOOD = {"X": 1.0, "f": 1.0, "x": 0.75, "o": 0.35, ".": 0.1, "-": 0.0}
@@ -280,7 +280,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Groove:
-    """Two bars of strokes, and the manner of the leading hand."""
+    """Bars of strokes (two, or as many as a section has), and the manner of the leading hand."""
 
     bars: tuple[tuple[Hit, ...], ...]
     cymbals: str
@@ -296,7 +296,7 @@ class Groove:
         steps_per_bar = 16 if any(hit.step >= 12 for bar in self.bars for hit in bar) else 12
         return frozenset(
             (hit.key, round(hit.step) + number * steps_per_bar)
-            for number, bar in enumerate(self.bars)
+            for number, bar in enumerate(self.bars[:GROOVE_BARS])
             for hit in bar
             if hit.velocity > 0.4
         )
@@ -442,14 +442,31 @@ def _bar(*groups: list[Hit]) -> tuple[Hit, ...]:
 
 
 @dataclass(frozen=True)
+class DrumTiming:
+    """When a drummer really plays, which the band leans on.
+
+    Attributes:
+        kicks: beat on paper (from the song's first) → beats by which the kick drum is behind its swung place.
+        strokes: the same of the loudest stroke at each place.
+    """
+
+    kicks: Mapping[float, float]
+    strokes: Mapping[float, float]
+
+
+@dataclass(frozen=True)
 class Passage:
-    """One section as its players see it. Beats count from the song's first."""
+    """One section as its players see it. Beats count from the song's first.
+
+    `timing` is a human drummer's; None where the groove is an invented one.
+    """
 
     section: Section
     meter: ScoreMeter
     key: ScoreKey
     chords: tuple[ChordSpan, ...]
     groove: Groove
+    timing: DrumTiming | None = None
 
     @property
     def first_beat(self) -> float:
@@ -498,3 +515,26 @@ class Passage:
                 symbol = pattern[step % len(pattern)]
                 if symbol != "-":
                     yield first + step / self.meter.steps_per_beat, symbol
+
+
+def lean_on_drums(
+    events: Sequence[Event], passage: Passage, beat: float, *, on_kick: float, elsewhere: float
+) -> list[Event]:
+    """Return notes that take a share of the drummer's timing: what is played together sounds together.
+
+    Args:
+        events: notes on paper.
+        passage: the section, with the drummer's timing.
+        beat: seconds of a beat.
+        on_kick: share of the kick's deviation that a note on its place takes.
+        elsewhere: share of the loudest stroke's deviation, where there is no kick.
+    """
+    if passage.timing is None:
+        return list(events)
+    kicks, strokes = passage.timing.kicks, passage.timing.strokes
+    leaning = []
+    for event in events:
+        place = round(event.beat, 4)
+        late = on_kick * kicks[place] if place in kicks else elsewhere * strokes.get(place, 0.0)
+        leaning.append(replace(event, late=event.late + late * beat))
+    return leaning

@@ -171,11 +171,19 @@ _LOW_CUTS = {"bass": 32.0, "guitar": 80.0, "vocals": 90.0, "piano": 45.0}
 
 @dataclass(frozen=True)
 class RenderedPart:
-    """One recorded track: its stem, its type in MoisesDB, and audio `[2, frames]` float32 at 44.1 kHz."""
+    """One recorded track of a part; drums have several.
+
+    Attributes:
+        stem: one of the project's stem names.
+        track_type: as MoisesDB spells it.
+        audio: `[2, frames]` float32 at 44.1 kHz.
+        part: name of the score's part.
+    """
 
     stem: str
     track_type: str
     audio: np.ndarray
+    part: str
 
 
 def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[RenderedPart]:
@@ -210,7 +218,8 @@ def render(score: Score, bank: SoundBank, key: tuple[int | str, ...]) -> list[Re
         else:
             far = part.stem in ("vocals", "bowed_strings", "wind") or part.instrument == "pad"
             audio = _player(part, bank, (*key, part.name), frames, hall if far else room, wetness, score.bpm)
-            tracks.append(RenderedPart(part.stem, part.track_type, audio if gain is None else audio * gain))
+            mixed = audio if gain is None else audio * gain
+            tracks.append(RenderedPart(part.stem, part.track_type, mixed, part.name))
     return _balanced(tracks, float(generator(*key, "loudness").uniform(-18.0, -14.5)))
 
 
@@ -282,11 +291,11 @@ def _drums(
             sides = (stereo[0], gain * np.cos(angle) * 2**0.5), (stereo[1], gain * np.sin(angle) * 2**0.5)
             for target, share in (*sides, (overheads, gain * _DRUM_SENDS[name])):
                 target += np.multiply(mono, np.float32(share), out=scaled)
-        tracks.append(RenderedPart("drums", name, stereo))
+        tracks.append(RenderedPart("drums", name, stereo, part.name))
     send = float(rng.uniform(0.15, 0.5)) * (0.4 + 0.6 * wetness)
     response = effects.strip(effects.equalizer(effects.curve(rng, 120.0)), reverb, 1.0, 0.0) * np.float32(send)
     response[:, :64] = 0  # the room only: the direct sound is in the other tracks
-    tracks.append(RenderedPart("drums", "overheads", effects.convolve(overheads, response)))
+    tracks.append(RenderedPart("drums", "overheads", effects.convolve(overheads, response), part.name))
     return tracks
 
 
@@ -298,7 +307,8 @@ def _percussion(
     level = 10 ** ((INSTRUMENTS["percussion"].level + part.level) / 20)
     mono = sum(by_key.values(), np.zeros(frames, dtype=np.float32))
     response = effects.strip(effects.equalizer(effects.curve(rng, 100.0)), reverb, 0.3 * wetness, part.pan)
-    return RenderedPart(part.stem, part.track_type, effects.convolve(mono, response * np.float32(level)))
+    audio = effects.convolve(mono, response * np.float32(level))
+    return RenderedPart(part.stem, part.track_type, audio, part.name)
 
 
 def _drum_pan(drum: int) -> float:

@@ -139,6 +139,7 @@ class Score:
         parts: players; silent ones included.
         groove: the drums' main pattern: (key, step) pairs of two bars, for telling songs apart.
         duration: seconds.
+        drummer: the performance that its drums are played from; "" where they are invented.
     """
 
     title: str
@@ -156,6 +157,7 @@ class Score:
     parts: tuple[ScorePart, ...]
     groove: frozenset[tuple[int, int]] = field(default=frozenset())
     duration: float = 0.0
+    drummer: str = ""
 
     def crop(self, seconds: float) -> Score:
         """Return the song's beginning: notes and beats before `seconds`, the rest left out."""

@@ -29,6 +29,8 @@ class DemoSettings:
             one, the synthesizer otherwise.
         soundfont: General MIDI soundfont; Debian's FluidR3 if left out.
         tempo_changes: "never", "some" or "always": songs whose tempo changes between sections.
+        drummers: folder of drum performances (Groove MIDI's, or any MIDI files) that composed songs take their drums
+            from; all grooves are invented if left out.
 
     Raises:
         UsageError: a value is out of range; the error names the command line's option.
@@ -40,6 +42,7 @@ class DemoSettings:
     sounds: str = "auto"
     soundfont: Path | None = None
     tempo_changes: str = "some"
+    drummers: Path | None = None
 
     def __post_init__(self) -> None:
         _check("--songs", self.songs, 1 <= self.songs <= MOST_SONGS, f"1 to {MOST_SONGS}")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stage_cli.core.band import soundfont
+from stage_cli.core.band.performances import open_drummers
 from stage_cli.core.band.randomness import chance
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.synth_drums import Stroke, build_hand_percussion, build_kit
@@ -83,7 +84,7 @@ VERSION = 1
 
 def recipe(settings: DemoSettings, index: int) -> dict[str, Any]:
     """Return what a song is made by, as `data.json` records it."""
-    return {
+    made_by = {
         "version": VERSION,
         "seed": settings.seed,
         "index": index,
@@ -92,6 +93,10 @@ def recipe(settings: DemoSettings, index: int) -> dict[str, Any]:
         "soundfont": None if settings.soundfont is None else _fingerprint(settings.soundfont),
         "tempo_changes": settings.tempo_changes,
     }
+    # Only what is used is recorded: songs without it are what they were.
+    if settings.drummers is not None:
+        made_by["drummers"] = open_drummers(settings.drummers).fingerprint
+    return made_by
 
 
 def resolve(settings: DemoSettings) -> DemoSettings:
