@@ -10,6 +10,7 @@ import pyloudnorm
 import pytest
 from scipy.signal import butter, sosfilt
 
+from stage_cli.core.audio.loudness import k_weighting
 from stage_cli.core.band import effects, soundfont
 from stage_cli.core.band.composer import compose
 from stage_cli.core.band.demo_data import compose_and_render
@@ -21,7 +22,6 @@ from stage_cli.core.band.sounds import SynthBank
 from stage_cli.core.band.synth_drums import build_hand_percussion, build_kit
 from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.band.timbres import build_voice
-from stage_cli.core.loudness import k_weighting
 
 SEED = 0
 KITS = ("rock", "studio", "dry", "garage", "jazz", "electronic", "eighties")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stage_cli.core.audio.loudness import LoudnessMeter
 from stage_cli.core.band import effects
 from stage_cli.core.band.instruments import (
     CLAP,
@@ -25,7 +26,6 @@ from stage_cli.core.band.score import Score, ScoreNote, ScorePart
 from stage_cli.core.band.sounds import SoundBank
 from stage_cli.core.band.synth_drums import LEVELS, Stroke
 from stage_cli.core.band.timbres import Voice
-from stage_cli.core.loudness import LoudnessMeter
 
 _VELOCITY_LAYERS = (0.3, 0.55, 0.8, 1.0)
 _LENGTHS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)

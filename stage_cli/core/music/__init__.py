@@ -1,0 +1,1 @@
+"""Beats, keys, stems and notes: what data, players and evaluation share."""
