@@ -25,8 +25,8 @@ from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.sounds import open_bank, recipe, resolve
 from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.machine import worker_pool
+from stage_cli.core.music.beats import BeatGrid
 from stage_cli.core.music.notes import Note
-from stage_cli.core.rhythm import BeatGrid
 from stage_cli.errors import StageError, UsageError
 
 DATA_FILE = "data.json"
