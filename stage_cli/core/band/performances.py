@@ -56,7 +56,7 @@ _OFF_GRID = 0.72
 _SWINGS = tuple(round(0.53 + 0.02 * i, 2) for i in range(9))
 _FILL_BEATS = 0.35
 
-_KEYS = {
+KIT_KEYS = {
     36: KICK, 35: KICK, 38: SNARE, 40: SNARE, 37: SIDE_STICK, 39: SIDE_STICK,
     42: CLOSED_HAT, 22: CLOSED_HAT, 44: PEDAL_HAT, 46: OPEN_HAT, 26: OPEN_HAT,
     48: HIGH_TOM, 50: HIGH_TOM, 45: MIDDLE_TOM, 47: MIDDLE_TOM, 43: LOW_TOM, 41: LOW_TOM, 58: LOW_TOM,
@@ -338,29 +338,15 @@ class DrumLibrary:
         Raises:
             UsageError: no such folder, or no MIDI file in it can be read.
         """
-        if not folder.is_dir():
-            raise UsageError(f"cannot read drummers from {folder}", why="it is no folder")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
-        if not paths:
-            raise UsageError(f"cannot read drummers from {folder}", why="it holds no MIDI files")
         digest = hashlib.sha256()
         broken: dict[str, str] = {}
-        for path in paths:
-            name = path.relative_to(folder).as_posix()
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                broken[name] = error.strerror or str(error)
-                continue
-            digest.update(f"{name} {len(data)}\n".encode() + data)
-            if why := _defect(data):
-                broken[name] = why
+        names = find_midi_files(folder, "drummers", digest, broken)
         info = folder / INFO_FILE
         if info.is_file():
             digest.update(info.read_bytes())
             files, skipped = _from_info(folder, info, broken)
         else:
-            files, skipped = _from_files(folder, [p.relative_to(folder).as_posix() for p in paths], broken)
+            files, skipped = _from_files(folder, names, broken)
         if not files:
             raise UsageError(
                 f"cannot read drummers from {folder}", why=skipped[0] if skipped else "it lists no performances"
@@ -466,6 +452,38 @@ class DrumLibrary:
 def open_drummers(folder: Path) -> DrumLibrary:
     """Return a folder's drummers, which are looked through once in a process; see `DrumLibrary.open`."""
     return DrumLibrary.open(folder)
+
+
+def find_midi_files(folder: Path, what: str, digest: hashlib._Hash, broken: dict[str, str]) -> list[str]:
+    """Return the MIDI files of a folder and the folders in it: paths relative to it, with slashes, sorted.
+
+    Args:
+        folder: to look through.
+        what: is looked for, as errors call it.
+        digest: gets the names and the content of the files.
+        broken: gets those that are no whole MIDI files, with the reason.
+
+    Raises:
+        UsageError: no such folder, or no MIDI file in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"cannot read {what} from {folder}", why="it is no folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
+    if not paths:
+        raise UsageError(f"cannot read {what} from {folder}", why="it holds no MIDI files")
+    names = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        names.append(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            broken[name] = error.strerror or str(error)
+            continue
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+        if why := _defect(data):
+            broken[name] = why
+    return names
 
 
 def transcribe(song: MidiSong, file: PerformanceFile) -> Performance | None:
@@ -604,14 +622,14 @@ def _strokes(song: MidiSong) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return quarter notes, the band's keys, and velocities (0 to 1) of a song's drum strokes, by time."""
     tracks = [track for track in song.tracks if track.channel == DRUM_CHANNEL]
     notes = sorted(note for track in tracks or song.tracks if tracks or len(song.tracks) == 1 for note in track.notes)
-    notes = [note for note in notes if note.pitch in _KEYS]
+    notes = [note for note in notes if note.pitch in KIT_KEYS]
     tempo = song.tempo
     if not notes or tempo.ticks_per_quarter is None:
         return np.zeros(0), np.zeros(0, int), np.zeros(0)
     seconds = np.array([note.onset for note in notes])
     at = np.searchsorted(tempo.seconds, seconds, side="right") - 1
     ticks = tempo.ticks[at] + (seconds - tempo.seconds[at]) / tempo.seconds_per_tick[at]
-    keys = np.array([_KEYS[note.pitch] for note in notes])
+    keys = np.array([KIT_KEYS[note.pitch] for note in notes])
     return ticks / tempo.ticks_per_quarter, keys, np.array([note.velocity / 127 for note in notes])
 
 

@@ -31,6 +31,8 @@ class DemoSettings:
         tempo_changes: "never", "some" or "always": songs whose tempo changes between sections.
         drummers: folder of drum performances (Groove MIDI's, or any MIDI files) that composed songs take their drums
             from; all grooves are invented if left out.
+        arrangements: folder of MIDI files that are songs of the set themselves; none if left out.
+        arrangement_share: of the songs that are arrangements, if there are any, 0 to 1.
 
     Raises:
         UsageError: a value is out of range; the error names the command line's option.
@@ -43,6 +45,8 @@ class DemoSettings:
     soundfont: Path | None = None
     tempo_changes: str = "some"
     drummers: Path | None = None
+    arrangements: Path | None = None
+    arrangement_share: float = 0.25
 
     def __post_init__(self) -> None:
         _check("--songs", self.songs, 1 <= self.songs <= MOST_SONGS, f"1 to {MOST_SONGS}")
@@ -51,6 +55,7 @@ class DemoSettings:
         _check("--seed", self.seed, 0 <= self.seed <= HIGHEST_SEED, f"0 to {HIGHEST_SEED}")
         _check("--sounds", self.sounds, self.sounds in SOUNDS, ", ".join(SOUNDS))
         _check("--tempo-changes", self.tempo_changes, self.tempo_changes in TEMPO_CHANGES, ", ".join(TEMPO_CHANGES))
+        _check("--arrangement-share", self.arrangement_share, 0 <= self.arrangement_share <= 1, "0 to 1")
         if self.sounds == "synth" and self.soundfont is not None:
             raise UsageError(
                 "--sounds synth needs no --soundfont", next_step="leave one of them out, or use --sounds mixed"

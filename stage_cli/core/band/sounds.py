@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stage_cli.core.band import soundfont
+from stage_cli.core.band.arrangements import open_arrangements
 from stage_cli.core.band.performances import open_drummers
 from stage_cli.core.band.randomness import chance
 from stage_cli.core.band.settings import DemoSettings
@@ -96,6 +97,9 @@ def recipe(settings: DemoSettings, index: int) -> dict[str, Any]:
     # Only what is used is recorded: songs without it are what they were.
     if settings.drummers is not None:
         made_by["drummers"] = open_drummers(settings.drummers).fingerprint
+    if settings.arrangements is not None:
+        made_by["arrangements"] = open_arrangements(settings.arrangements).fingerprint
+        made_by["arrangement_share"] = settings.arrangement_share
     return made_by
 
 
