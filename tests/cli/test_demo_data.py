@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from data.midi_songs import band_tracks, write_drummers, write_midi_file
 
 from cli.conftest import Outcome, Refused, Stage, snapshot
 from stage_cli.core.band import soundfont
@@ -178,10 +179,41 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(stage: Stage) -> None:
         (("--tempo-changes", "often"), r"--tempo-changes cannot be 'often'.*never, some, always"),
         (("--soundfont", "missing.sf2"), r"cannot read the soundfont missing.sf2.*No such file"),
         (("--sounds", "synth", "--soundfont", "x.sf2"), r"--sounds synth needs no --soundfont"),
+        (("--arrangement-share", 1.5), r"--arrangement-share cannot be 1.5.*allowed: 0 to 1"),
+        (("--drummers", "missing"), r"cannot read drummers from missing.*it is no folder"),
+        (("--arrangements", "."), r"cannot read arrangements from \..*it holds no MIDI files"),
     ],
 )
 def test_bad_input_is_refused(refused: Refused, options: tuple[object, ...], match: str) -> None:
     refused("demo-data", "songs", *options, code=2, match=match)
+
+
+def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Path) -> None:
+    write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
+    write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
+    (tmp_path / "midi" / "text.mid").write_text("not MIDI")
+    options = ["--songs", 10, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
+    outcome = stage("demo-data", "songs", *options, *learned, "--json")
+    assert outcome.code == 0
+    assert "Skipped in midi: text.mid: it is no MIDI file." in outcome.stderr
+    known = [read_data(tmp_path / song["path"])["annotations"] for song in outcome.results]
+    assert {data["drummer"].split("/")[0] for data in known if "drummer" in data} == {"drummer1"}
+    pieces = [song for song in outcome.results if song["style"] == "arrangement"]
+    assert pieces
+    for song in pieces:
+        data = read_data(tmp_path / song["path"])
+        assert (song["title"], song["key"]) == ("piece", "")
+        assert {"drums", "bass", "guitar"} <= {stem["stemName"] for stem in data["stems"]}
+        assert (data["annotations"]["key"], data["annotations"]["sections"]) == (None, [])
+    # The same again, with processes; the order of the songs does not matter.
+    first = snapshot(tmp_path / "songs")
+    assert stage("demo-data", "again", *options, *learned, "--jobs", 2).code == 0
+    assert snapshot(tmp_path / "again") == first
+    # A recipe names the folders' content.
+    refused(
+        "demo-data", "songs", *options, code=2, match=r"songs of other settings.*drummers is groove \d+ .*, None here"
+    )
 
 
 def test_a_file_that_is_no_soundfont(refused: Refused, tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ _TRANSPOSITION = 5
 _LONGEST_NOTE = 12.0
 """Seconds; longer ones end there."""
 _FEWEST_BEATS = 16
-_OFF_GRID = 0.05
-"""Median distance in beats of drum strokes from the nearest twelfth or sixteenth of a beat; more is not on the grid."""
+_OFF_GRID = 0.025
+"""Median distance in beats of drum strokes from the nearest sixteenth or triplet; strokes at random have 0.035."""
 _LOW = 46
 """Median pitch of a synthesizer below which it plays the bass."""
 

@@ -356,10 +356,10 @@ def _plan(
             kept.append(index)
             continue
         if found is not None and not overwrite:
-            other = next(name for name in wanted if found.get(name) != wanted[name])
+            other = next(name for name in wanted | found if found.get(name) != wanted.get(name))
             raise UsageError(
                 f"{output} holds songs of other settings",
-                why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted[other]} here",
+                why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted.get(other)} here",
                 next_step="use --overwrite to replace them, or another folder",
             )
         due.append(index)

@@ -139,7 +139,7 @@ class PlayedStroke:
 
 
 @dataclass(frozen=True, eq=False)
-class Performance:
+class DrumPerformance:
     """A performance, bar by bar.
 
     Attributes:
@@ -212,8 +212,8 @@ class Performer:
 
     key: tuple[int | str, ...]
     meter: ScoreMeter
-    main: Performance
-    other: Performance
+    main: DrumPerformance
+    other: DrumPerformance
     fills: tuple[tuple[PlayedStroke, ...], ...]
     fill_every: int
     crash: float
@@ -329,7 +329,7 @@ class DrumLibrary:
         self.files = tuple(files)
         self.skipped = list(skipped)
         self.fingerprint = fingerprint
-        self._performances: dict[str, Performance | None] = {}
+        self._performances: dict[str, DrumPerformance | None] = {}
 
     @classmethod
     def open(cls, folder: Path) -> DrumLibrary:
@@ -353,13 +353,13 @@ class DrumLibrary:
             )
         return cls(folder, files, skipped, f"{folder.name} {len(files)} {digest.hexdigest()[:16]}")
 
-    def performance(self, file: PerformanceFile) -> Performance | None:
+    def performance(self, file: PerformanceFile) -> DrumPerformance | None:
         """Return a file's performance; None if it cannot be read or does not keep time."""
         if file.path not in self._performances:
             self._performances[file.path] = self._read(file)
         return self._performances[file.path]
 
-    def _read(self, file: PerformanceFile) -> Performance | None:
+    def _read(self, file: PerformanceFile) -> DrumPerformance | None:
         try:
             song = read_midi(self.folder / file.path)
         except StageError as error:
@@ -402,7 +402,9 @@ class DrumLibrary:
             crash=float(rng.uniform(0.3, 0.9)),
         )
 
-    def _fitting(self, rng: np.random.Generator, style: str, meter: ScoreMeter, bpm: float) -> Iterator[Performance]:
+    def _fitting(
+        self, rng: np.random.Generator, style: str, meter: ScoreMeter, bpm: float
+    ) -> Iterator[DrumPerformance]:
         wanted = _STYLES.get(style, ())
         files = [
             file
@@ -425,7 +427,9 @@ class DrumLibrary:
                 continue
             yield found
 
-    def _fills(self, rng: np.random.Generator, main: Performance, meter: ScoreMeter) -> list[tuple[PlayedStroke, ...]]:
+    def _fills(
+        self, rng: np.random.Generator, main: DrumPerformance, meter: ScoreMeter
+    ) -> list[tuple[PlayedStroke, ...]]:
         """Return bars that lead to a next section: the same drummer's fills in a like style, else the performance's."""
         family = main.file.style.split("/")[0]
         files = [
@@ -486,7 +490,7 @@ def find_midi_files(folder: Path, what: str, digest: hashlib._Hash, broken: dict
     return names
 
 
-def transcribe(song: MidiSong, file: PerformanceFile) -> Performance | None:
+def transcribe(song: MidiSong, file: PerformanceFile) -> DrumPerformance | None:
     """Return the performance of a MIDI song: its strokes on the grid that fits them best, straight or swung.
 
     Returns: None if there are no drums in it, or no beats.
@@ -513,7 +517,7 @@ def transcribe(song: MidiSong, file: PerformanceFile) -> Performance | None:
     usual = float(np.median([len(bar) for bar in bars.values()]))
     full = [number for number, bar in bars.items() if len(bar) >= 0.35 * usual]
     played = tuple(tuple(bars.get(number, ())) for number in range(min(full), max(full) + 1))
-    return Performance(file, feel, played, tightness)
+    return DrumPerformance(file, feel, played, tightness)
 
 
 def strokes_to_notes(strokes: Sequence[PlayedStroke], beat_times: Sequence[float], feel: Feel) -> list[ScoreNote]:
