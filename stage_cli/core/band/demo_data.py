@@ -360,7 +360,7 @@ def _plan(
             raise UsageError(
                 f"{output} holds songs of other settings",
                 why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted.get(other)} here",
-                next_step="use --overwrite to replace them, or another folder",
+                next_step="use `overwrite` to replace them, or another folder",
             )
         due.append(index)
     return kept, due
