@@ -10,6 +10,7 @@ import pyloudnorm
 import pytest
 from scipy.signal import butter, sosfilt
 
+from stage_cli.core.audio.loudness import k_weighting
 from stage_cli.core.data.band.composition.composer import compose
 from stage_cli.core.data.band.composition.score import Note, Score
 from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
@@ -22,7 +23,6 @@ from stage_cli.core.data.band.rendering.sequencing import place_notes, place_str
 from stage_cli.core.data.band.rendering.sound_banks import SynthBank
 from stage_cli.core.data.band.rendering.synth.kits import build_hand_percussion, build_kit
 from stage_cli.core.data.band.rendering.synth.timbres import build_voice
-from stage_cli.core.loudness import k_weighting
 
 SEED = 0
 KITS = ("rock", "studio", "dry", "garage", "jazz", "electronic", "eighties")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stage_cli.core.audio.decoding import Decoder
-from stage_cli.core.loudness import k_weighting
+from stage_cli.core.audio.loudness import k_weighting
 from stage_cli.errors import AudioError
 
 LEAD = 0.0005

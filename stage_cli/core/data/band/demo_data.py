@@ -16,7 +16,7 @@ from stage_cli.core.data.band.rendering.mixing import render
 from stage_cli.core.data.band.settings import DemoSettings
 from stage_cli.core.data.band.song_folder import DATA_FILE, read_recipe, remove_unfinished, song_id, write_song
 from stage_cli.core.data.band.sounds import open_bank, recipe, resolve
-from stage_cli.core.data.processes import worker_pool
+from stage_cli.core.machine import worker_pool
 from stage_cli.errors import StageError, UsageError
 
 

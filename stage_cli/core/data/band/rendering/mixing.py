@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stage_cli.core.audio.loudness import LoudnessMeter
 from stage_cli.core.data.band.composition.score import Part, Score
 from stage_cli.core.data.band.instruments import DRUM_TRACKS, INSTRUMENTS, KICK, OPEN_HAT, RIDE, SAMPLE_RATE, SNARE
 from stage_cli.core.data.band.randomness import chance, generator, pick
 from stage_cli.core.data.band.rendering import effects
 from stage_cli.core.data.band.rendering.sequencing import place_notes, place_strokes
 from stage_cli.core.data.band.rendering.sound_banks import SoundBank
-from stage_cli.core.loudness import LoudnessMeter
 
 HIGHEST_PEAK = 0.97
 _CLUB = ("house", "trance", "disco", "synth-pop", "breakbeat")
