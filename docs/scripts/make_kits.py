@@ -112,6 +112,87 @@ KITS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass
+class InstrumentPlan:
+    """How a pitched instrument is made.
+
+    Attributes:
+        files: (name without ending, MIDI note, velocity), name by name.
+        seconds: of each note.
+        fields: of its instrument.toml.
+        quality: of Vorbis, 0 the best to 1.
+    """
+
+    files: list[tuple[str, int, int]]
+    seconds: float
+    fields: dict[str, Any]
+    quality: float = 0.3
+
+
+_NAMES = ("c", "db", "d", "eb", "e", "f", "gb", "g", "ab", "a", "bb", "b")
+
+
+def note_name(pitch: int, octave: int) -> str:
+    """Return a file's name for a MIDI note; middle C is in the octave of that number."""
+    return f"{_NAMES[pitch % 12]}{pitch // 12 - 5 + octave}"
+
+
+INSTRUMENTS: dict[str, InstrumentPlan] = {
+    "electric-bass": InstrumentPlan(
+        [
+            (f"growlybass_ebass_CC0/{note_name(pitch, 5)}_{loud}_rr1", pitch, velocity)
+            for pitch in (25, 28, 30, 33, 36, 39, 42, 45, 48, 51, 54, 57)
+            for loud, velocity in (("p", 40), ("f", 84), ("ff", 118))
+        ],
+        3.8,
+        {
+            "title": "an electric bass, fingers, with some growl",
+            "lowest": 23,
+            "highest": 64,
+            "level": -12.0,
+            "release": 0.07,
+            "single": True,
+            "bus": {"threshold": -20.0, "ratio": 2.5, "release": 0.2},
+        },
+    ),
+    "upright-bass": InstrumentPlan(
+        [
+            (f"meatbass_doublebass_pizz_CC0/{note_name(pitch, 4)}_vl{loud}_rr1", pitch, velocity)
+            for pitch in (24, 27, 30, 33, 36, 39, 42, 45, 48, 51, 54, 57)
+            for loud, velocity in ((2, 56), (4, 112))
+        ],
+        2.9,
+        {
+            "title": "a double bass, plucked",
+            "lowest": 23,
+            "highest": 60,
+            "level": -12.0,
+            "release": 0.12,
+            "single": True,
+            "send": -18.0,
+            "room": {"seconds": 0.35, "size": 4.0, "brightness": 4000.0},
+        },
+    ),
+    "clean-guitar": InstrumentPlan(
+        [
+            (f"black_guitar_CC0/twang_{note_name(pitch, 5)}_{loud}_rr1", pitch, velocity)
+            for pitch in range(40, 86, 3)
+            for loud, velocity in (("mf", 64), ("f", 112))
+        ],
+        3.6,
+        {
+            "title": "a clean electric guitar",
+            "lowest": 38,
+            "highest": 88,
+            "level": -14.0,
+            "release": 0.1,
+            "send": -14.0,
+            "room": {"seconds": 0.5, "size": 6.0, "brightness": 5000.0},
+        },
+    ),
+}
+
+
 def main() -> None:
     """Write the kits that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -122,6 +203,9 @@ def main() -> None:
     for name, plan in KITS.items():
         if not arguments.only or name in arguments.only:
             make_kit(arguments.material, arguments.out / "kits" / name, plan)
+    for name, plan in INSTRUMENTS.items():
+        if not arguments.only or name in arguments.only:
+            make_instrument(arguments.material, arguments.out / "instruments" / name, plan)
 
 
 def make_kit(material: Path, folder: Path, plan: dict[str, Any]) -> None:
@@ -165,7 +249,7 @@ def make_sound(material: Path, folder: Path, name: str, plan: SoundPlan) -> list
         level = mean_level([take * gain for take in layer])
         rows.append(f"  {{ velocity = {velocity}, level = {level:.2f}, takes = {spans} }},")
     file = folder / f"{name}.ogg"
-    soundfile.write(file, np.concatenate(parts), RATE, format="OGG", subtype="VORBIS", compression_level=0.2)
+    write_vorbis(file, parts, 0.2)
     return [
         f"[sounds.{name}]",
         f'file = "{file.name}"',
@@ -174,6 +258,60 @@ def make_sound(material: Path, folder: Path, name: str, plan: SoundPlan) -> list
         *rows,
         "]",
     ]
+
+
+def make_instrument(material: Path, folder: Path, plan: InstrumentPlan) -> None:
+    """Write one pitched instrument's folder anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parts: list[np.ndarray] = []
+    rows = []
+    place = 0
+    for name, pitch, velocity in plan.files:
+        mono = trim(load_mono(material / f"{name}.flac", 0.0), RATE)[: round(plan.seconds * RATE)]
+        mono = fade_edges(mono, RATE, min(0.8, len(mono) / RATE / 3))
+        mono *= 0.8 / float(np.abs(mono).max())
+        level = stroke_level(mono, RATE)
+        heard = measure_pitch(mono, pitch)
+        span = f"[{place}, {place + len(mono)}]"
+        rows.append(f"  {{ pitch = {heard:.2f}, velocity = {velocity}, level = {level:.2f}, take = {span} }},")
+        parts += [mono, np.zeros(round(_GAP * RATE), dtype=np.float32)]
+        place += len(mono) + len(parts[-1])
+    write_vorbis(folder / "notes.ogg", parts, plan.quality)
+    lines = [f"{key} = {toml(value)}" for key, value in plan.fields.items() if not isinstance(value, dict)]
+    lines += ['file = "notes.ogg"', "notes = [", *rows, "]"]
+    for key, value in plan.fields.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{name} = {toml(item)}" for name, item in value.items())]
+    (folder / "instrument.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{folder.name}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.2f} MB")
+
+
+def write_vorbis(path: Path, parts: list[np.ndarray], quality: float) -> None:
+    """Write takes one after the other; quality 0 is the best, 1 the smallest."""
+    with soundfile.SoundFile(path, "w", RATE, 1, format="OGG", subtype="VORBIS", compression_level=quality) as file:
+        # In small blocks: libsndfile's encoder keeps a block on the stack.
+        samples = np.concatenate(parts)
+        for start in range(0, len(samples), 4096):
+            file.write(samples[start : start + 4096])
+
+
+def measure_pitch(mono: np.ndarray, near: int) -> float:
+    """Return a note's pitch as a MIDI note number, by autocorrelation within half a semitone of what its name says."""
+    part = mono[round(0.3 * RATE) : round(0.3 * RATE) + 32_768]
+    part = part * np.hanning(len(part))
+    size = 1 << 17
+    similar = np.fft.irfft(np.abs(np.fft.rfft(part, size)) ** 2)
+    # Over 16 periods the peak is 16 times as sharp.
+    period = RATE / (440 * 2 ** ((near - 69) / 12))
+    count = max(1, min(16, int(6000 / period)))
+    lags = np.arange(int(count * period / 2 ** (0.5 / 12)), int(count * period * 2 ** (0.5 / 12)) + 2)
+    best = int(lags[np.argmax(similar[lags])])
+    before, here, after = similar[best - 1 : best + 2]
+    shift = (after - before) / (2 * (2 * here - before - after) + 1e-12)
+    if best in (lags[0], lags[-1]):
+        return float(near)
+    return near + 12 * float(np.log2(count * period / (best + shift)))
 
 
 def prepare(material: Path, name: str, plan: SoundPlan, source: Source) -> np.ndarray:
@@ -272,6 +410,8 @@ def spread_velocities(levels: list[float], wanted: list[float]) -> list[int]:
 
 def toml(value: Any) -> str:
     """Return a value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ import numpy as np
 from stage_cli.core.music.notes import Note, voice_of
 from stage_cli.core.players.room import BusConfig, RoomConfig
 from stage_cli.core.players.sampler import Cut, Strike, pan_gains
-from stage_cli.core.players.samples import read_sample, resample, soften
+from stage_cli.core.players.samples import SOFTER_STEP, SampleStore, Take
 from stage_cli.errors import StageError
 
 KIT_FILE = "kit.toml"
 _JITTER = 0.3  # dB, standard deviation between two strokes that are struck alike
 _FEWEST_TAKES = 3  # a layer with fewer gets copies that are tuned apart
-_DETUNE = 0.004  # relative, between such copies
-_SOFTER_STEP = 4.0  # dB between versions of a take for softer strokes
+_DETUNE = 0.07  # semitones, between such copies
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ PLACES: dict[str, VoicePlace] = {
 }
 """The usual place of each drum voice; a kit may move its own."""
 
-_STAND_INS: dict[str, tuple[str, ...]] = {
+STAND_INS: dict[str, tuple[str, ...]] = {
     "snare": ("side_stick",),
     "side_stick": ("snare", "percussion"),
     "closed_hat": ("pedal_hat", "open_hat", "ride"),
@@ -82,21 +81,6 @@ _STAND_INS: dict[str, tuple[str, ...]] = {
     "percussion": ("side_stick", "closed_hat"),
 }
 """What plays a voice that a kit lacks; a kit without a kick is none."""
-
-
-@dataclass(frozen=True)
-class Take:
-    """A stretch of an audio file.
-
-    Attributes:
-        path: of the file.
-        start: frame.
-        stop: frame; None for the file's end.
-    """
-
-    path: Path
-    start: int = 0
-    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,32 +117,6 @@ class DrumSound:
     def gain(self, velocity: float) -> float:
         """Return a velocity's level relative to the hardest stroke's, in dB."""
         return 20 * self.dynamics * math.log10(max(velocity, 1.0) / 127)
-
-
-class SampleStore:
-    """Decodes files as they are needed, and keeps what was made of them."""
-
-    def __init__(self, prepared: Mapping[Path, tuple[np.ndarray, int]] | None = None) -> None:
-        self._files: dict[Path, tuple[np.ndarray, int]] = dict(prepared or {})
-        self._made: dict[tuple[Take, int, int, int], np.ndarray] = {}
-
-    def get(self, take: Take, sample_rate: int, copy: int, softer: int) -> np.ndarray:
-        """Return a take at a rate, as a copy that is tuned apart, softened by so many steps."""
-        name = (take, sample_rate, copy, softer)
-        if name not in self._made:
-            if softer:
-                plain = self.get(take, sample_rate, copy, 0)
-                self._made[name] = soften(plain, sample_rate, softer * _SOFTER_STEP)
-            else:
-                samples, rate = self._decoded(take.path)
-                tuned = rate * (1 + _DETUNE * (0, 1, -1)[copy])
-                self._made[name] = resample(samples[take.start : take.stop], tuned, sample_rate)
-        return self._made[name]
-
-    def _decoded(self, path: Path) -> tuple[np.ndarray, int]:
-        if path not in self._files:
-            self._files[path] = read_sample(path)
-        return self._files[path]
 
 
 @dataclass(frozen=True)
@@ -199,7 +157,7 @@ class DrumKit:
         voice = voice_of(pitch)
         if voice is None:
             return None
-        return next((self.sounds[name] for name in (voice, *_STAND_INS.get(voice, ())) if name in self.sounds), None)
+        return next((self.sounds[name] for name in (voice, *STAND_INS.get(voice, ())) if name in self.sounds), None)
 
     def perform(self, sample_rate: int, rng: np.random.Generator) -> _KitPerformance:
         """Start to play at a sample rate; takes are drawn from `rng`."""
@@ -224,8 +182,10 @@ class _KitPerformance:
         copies = -(-_FEWEST_TAKES // len(layer.takes))
         choice = self._choose((sound.name, number), copies * len(layer.takes))
         gain = sound.gain(note.velocity)
-        softer = max(0, round((sound.gain(layer.velocity) - gain) / _SOFTER_STEP - 0.25))
-        samples = self._kit.store.get(layer.takes[choice // copies], self._sample_rate, choice % copies, min(softer, 6))
+        softer = max(0, round((sound.gain(layer.velocity) - gain) / SOFTER_STEP - 0.25))
+        take = layer.takes[choice // copies]
+        tune = _DETUNE * (0, 1, -1)[choice % copies]
+        samples = self._kit.store.get(take, self._sample_rate, tune=tune, softer=min(softer, 6))
         jitter = float(np.clip(self._rng.normal(0, _JITTER), -2 * _JITTER, 2 * _JITTER))
         level = 10 ** ((place.level + gain - layer.level + jitter + self._kit.gain) / 20)
         left, right = pan_gains(place.pan)
@@ -304,7 +264,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def naming_field(path: Path, name: str) -> Iterator[None]:
+def naming_field(path: Path, name: str) -> Generator[None]:
     """Turn the errors of wrong values into a StageError that names the file's field."""
     try:
         yield
