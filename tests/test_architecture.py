@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core.text"}),
     frozenset({"core.model"}),
     frozenset({"core.accompaniment", "core.data"}),
+    frozenset({"core.players"}),
     frozenset({"core.band"}),
     frozenset({"core.training", "core.evaluation", "core.bench"}),
     frozenset({"cli"}),

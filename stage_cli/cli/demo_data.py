@@ -43,6 +43,10 @@ def demo_data(
     arrangement_share: Annotated[
         float, typer.Option("--arrangement-share", help="Share of the songs that are arrangements, 0 to 1.")
     ] = _DEFAULTS.arrangement_share,
+    kits: Annotated[
+        Path | None,
+        typer.Option("--kits", metavar="DIR", help="Folders of recorded one-shots that some songs are played on."),
+    ] = _DEFAULTS.kits,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
     json: JsonOption = False,
@@ -54,13 +58,14 @@ def demo_data(
     stage demo-data songs --drummers groove --arrangements midi
     """
     settings = DemoSettings(
-        songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share
+        songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
     )
     check_jobs(jobs)
     # Imported here, for argument errors answer without numpy.
     from stage_cli.core.band.arrangements import open_arrangements
     from stage_cli.core.band.demo_data import as_dict, write_demo_data
     from stage_cli.core.band.performances import open_drummers
+    from stage_cli.core.band.recorded import open_recordings
     from stage_cli.core.band.sounds import resolve
 
     settings = resolve(settings)
@@ -72,6 +77,8 @@ def demo_data(
         libraries.append((settings.drummers, open_drummers(settings.drummers)))
     if settings.arrangements is not None:
         libraries.append((settings.arrangements, open_arrangements(settings.arrangements)))
+    if settings.kits is not None:
+        libraries.append((settings.kits, open_recordings(settings.kits)))
     named = [_print_skipped(folder, library.skipped) for folder, library in libraries]
     began = time.perf_counter()
     written = kept = 0

@@ -181,6 +181,7 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(stage: Stage) -> None:
         (("--sounds", "synth", "--soundfont", "x.sf2"), r"--sounds synth needs no --soundfont"),
         (("--arrangement-share", 1.5), r"--arrangement-share cannot be 1.5.*allowed: 0 to 1"),
         (("--drummers", "missing"), r"cannot read drummers from missing.*it is no folder"),
+        (("--kits", "missing"), r"cannot read kits from missing.*it is no folder"),
         (("--arrangements", "."), r"cannot read arrangements from \..*it holds no MIDI files"),
     ],
 )
@@ -192,7 +193,7 @@ def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Pat
     write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
     write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
     (tmp_path / "midi" / "text.mid").write_text("not MIDI")
-    options = ["--songs", 10, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    options = ["--songs", 6, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
     learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
     outcome = stage("demo-data", "songs", *options, *learned, "--json")
     assert outcome.code == 0

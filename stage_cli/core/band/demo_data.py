@@ -190,6 +190,7 @@ def compose_and_render(
     drummers: Path | None = None,
     arrangements: Path | None = None,
     arrangement_share: float = 0.25,
+    kits: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Return a song's stems by name, each `[frames, 2]` float32 at 44.1 kHz; no file is written.
 
@@ -206,13 +207,14 @@ def compose_and_render(
         drummers: folder of drum performances.
         arrangements: folder of MIDI files, some of which are songs of the set.
         arrangement_share: of the set that are arrangements.
+        kits: folder of recorded kits and instruments.
 
     Raises:
         UsageError: a value is out of range, or a folder holds nothing that can be used.
         StageError: the soundfont, or the library that reads it, is missing.
     """
     settings = DemoSettings(
-        1, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share
+        1, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
     )
     return make_song(settings, index).stems()
 

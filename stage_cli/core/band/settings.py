@@ -33,6 +33,7 @@ class DemoSettings:
             from; all grooves are invented if left out.
         arrangements: folder of MIDI files that are songs of the set themselves; none if left out.
         arrangement_share: of the songs that are arrangements, if there are any, 0 to 1.
+        kits: folder of drum kits and instruments made of recorded one-shots, which some songs are played on.
 
     Raises:
         UsageError: a value is out of range; the error names the field.
@@ -47,6 +48,7 @@ class DemoSettings:
     drummers: Path | None = None
     arrangements: Path | None = None
     arrangement_share: float = 0.25
+    kits: Path | None = None
 
     def __post_init__(self) -> None:
         _check("songs", self.songs, 1 <= self.songs <= MOST_SONGS, f"1 to {MOST_SONGS}")
