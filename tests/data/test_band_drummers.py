@@ -16,7 +16,7 @@ from stage_cli.core.band.score import FOUR_FOUR, SIX_EIGHT, Feel, Score
 from stage_cli.errors import UsageError
 
 SEED = 5
-SONGS = 60
+SONGS = 40
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def deviations(song: Score) -> list[tuple[int, float, float, float]]:
 
 def test_a_stretched_performance_keeps_its_timing_and_loudness(songs: list[Score], library: DrumLibrary) -> None:
     """Every stroke is one that the drummer played there, as far off its place in beats, and exactly as loud."""
-    assert len(songs) >= 10
+    assert len(songs) >= 6
     stretched = kept = total = 0
     for song in songs:
         by_path = {file.path: file for file in library.files}
@@ -146,7 +146,7 @@ def test_a_bass_note_on_a_kick_takes_its_timing(songs: list[Score]) -> None:
                 distances.append(note.onset - onset)
                 grid = np.interp(feel.warp(np.array([note.beat])), np.arange(len(times)), times)
                 late.append(onset - float(grid[0]))
-    assert len(distances) > 200
+    assert len(distances) > 150
     assert np.std(distances) < 0.6 * np.std(late)
 
 
@@ -164,7 +164,7 @@ def test_fills_lead_to_sections(songs: list[Score]) -> None:
                     for section in song.sections
                     if section.first_bar <= bar < section.first_bar + section.bars
                 )
-    assert ends > 20
+    assert ends >= 12
     assert inside == 0
 
 
