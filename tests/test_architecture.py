@@ -28,7 +28,6 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core.model"}),
     frozenset({"core.players"}),
     frozenset({"core.accompaniment", "core.data"}),
-    frozenset({"core.players"}),
     frozenset({"core.band"}),
     frozenset({"core.training", "core.evaluation", "core.bench"}),
     frozenset({"cli"}),
