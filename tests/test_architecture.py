@@ -238,7 +238,7 @@ def test_the_core_knows_no_options() -> None:
         for node in ast.walk(_tree(module)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text = node.value
-                if re.search(r"(?<![\w-])--[a-z]", text) and not re.search(
+                if re.search(r"(?<![\w-])--[a-z]{2}", text) and not re.search(
                     r"stage [a-z]|style=|pip install|launch", text
                 ):
                     found.append(f"{module}: {text.strip().splitlines()[0]}")
