@@ -16,9 +16,9 @@ import soxr
 
 from data.layout_sets import UUIDS, noise, write, write_moisesdb, write_musdb, write_slakh
 from data.songs import Truth, compose
-from stage_cli.core.data.band.demo_data import write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.settings import DemoSettings
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.demo_data import write_demo_data
+from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.data.layouts import find_songs, read_song
 from stage_cli.core.data.layouts.source import Annotations
 from stage_cli.core.data.prepare import PreparedSong, prepare_song, prepare_songs
