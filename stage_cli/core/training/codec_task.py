@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.spectra import htk_hertz, htk_mels, notes_below, semitones, triangles
-from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.codec.config import make_codec
 from stage_cli.core.codec.quantizer import CodebookTraining
