@@ -18,13 +18,14 @@ from stage_cli.core.accompany import (
     AccompanySettings,
     AudioBlock,
     ContextReading,
+    accompany,
     check_stem,
     generate_blocks,
     level_change,
     read_context,
 )
-from stage_cli.core.audio.writing import CEILING, AtomicAudioWriter, gain_for, write_scaled
-from stage_cli.core.contexts import FileContext, MetronomeContext
+from stage_cli.core.audio.writing import CEILING, AtomicAudioWriter, gain_for, scaled, write_scaled
+from stage_cli.core.contexts import ArrayContext, FileContext, MetronomeContext
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.stem_files import StemRequest, StoredTake, choose_format, mixed_blocks, plan_requests, write_stems
@@ -177,6 +178,35 @@ def test_other_runtime_errors_are_not_taken_for_memory(
     monkeypatch.setattr("stage_cli.core.model.generate_song", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         write_stems(tiny_model, request_for(MetronomeContext(120, duration=0.5)), AccompanySettings())
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_arrays_and_files_give_the_same_bits(
+    tiny_model: StageModel, write_music: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    """In memory, before writing, and in the file; from a file and from its samples."""
+    path = write_music(seconds=1.7, sample_rate=rate, subtype="FLOAT")
+    settings = AccompanySettings(GenerationConfig(seed=2, variations=2))
+    outputs = tuple(tmp_path / "out" / f"{take}.wav" for take in (1, 2))
+    stored: list[np.ndarray] = []
+    flush = StoredTake.flush
+
+    def keep(take: StoredTake) -> None:
+        flush(take)
+        stored.append(np.concatenate(list(take.blocks()))[:, 0])
+
+    monkeypatch.setattr(StoredTake, "flush", keep)
+    written = write_stems(tiny_model, StemRequest(FileContext(path), "drums", outputs), settings)
+    samples = soundfile.read(path, dtype="float32")[0].T
+    for context in (FileContext(path), ArrayContext(samples, rate)):
+        stems = accompany(tiny_model, context, settings)
+        assert [stem.seed for stem in stems] == [2, 3]
+        for stem, raw, file, told in zip(stems, stored, outputs, written.stems, strict=True):
+            assert stem.turned_down == told.turned_down
+            assert np.array_equal(stem.audio, scaled(raw, 10 ** (-stem.turned_down / 20)) if stem.turned_down else raw)
+            assert (stem.sample_rate, stem.seconds) == (rate, told.seconds)
+            assert (stem.peak, stem.loudness) == (told.peak, told.loudness)
+            assert stem.save(tmp_path / "saved.wav").read_bytes() == file.read_bytes()
 
 
 def test_check_stem(tiny_model: StageModel) -> None:
