@@ -18,7 +18,8 @@ PACKAGE = ROOT / "stage_cli"
 # one floor do not know each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"core.files", "core.machine", "core.stems"}),
+    frozenset({"core.machine", "core.stems"}),
+    frozenset({"core.files"}),
     frozenset({"core.audio", "core.pictures"}),
     frozenset({"core.music"}),
     frozenset({"core.codec", "core.lm"}),

@@ -416,13 +416,13 @@ def test_a_start_past_the_end_names_the_option_and_the_length(wav, start):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"start": -0.5}, "--start cannot be -0.5"),
-        ({"start": math.nan}, "--start cannot be nan"),
-        ({"start": math.inf}, "--start cannot be inf"),
-        ({"duration": 0.0}, "--duration cannot be 0"),
-        ({"duration": -1.0}, "--duration cannot be -1"),
-        ({"duration": math.nan}, "--duration cannot be nan"),
-        ({"duration": math.inf}, "--duration cannot be inf"),
+        ({"start": -0.5}, "`start` cannot be -0.5"),
+        ({"start": math.nan}, "`start` cannot be nan"),
+        ({"start": math.inf}, "`start` cannot be inf"),
+        ({"duration": 0.0}, "`duration` cannot be 0"),
+        ({"duration": -1.0}, "`duration` cannot be -1"),
+        ({"duration": math.nan}, "`duration` cannot be nan"),
+        ({"duration": math.inf}, "`duration` cannot be inf"),
     ],
 )
 def test_starts_and_durations_that_make_no_sense(wav, options, complaint):

@@ -468,7 +468,7 @@ def test_the_name_decides_nothing(load):
 def test_reading_a_config_imports_nothing_heavy():
     heavy = ("torch", "numpy", "rich", "transformers", "peft", "accelerate")
     code = (
-        "import sys; from stage_cli.core.training.config import load_config, to_toml; "
+        "import sys; from stage_cli.core.training.toml import load_config, to_toml; "
         "to_toml(load_config('tiny', [])); "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from stage_cli.core.files import GuardedFile, display_name
+from stage_cli.core.files import GuardedFile, display_name, sync_folder
 from stage_cli.errors import AudioError, UsageError
 
 OUTPUT_FORMATS: tuple[str, ...] = ("wav", "flac")
@@ -160,7 +160,7 @@ class AtomicAudioWriter:
             self._discard()
             raise
         self._delete_part.detach()
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     @property
     def _needs_rf64(self) -> bool:
@@ -247,16 +247,6 @@ def _delete(part: Path, process: int) -> None:
     if os.getpid() == process:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system lets folders be synchronised (not Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 CEILING = 10 ** (-0.1 / 20)

@@ -191,7 +191,7 @@ def _language_model(values: object) -> LanguageModelConfig:
     return LanguageModelConfig(**content)
 
 
-_RECIPES = Path(__file__).parent.parent / "recipes"
+_RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipes() -> tuple[str, ...]:
