@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -95,7 +95,8 @@ class Milestones:
         if not step:
             return None
         loaded = self.snapshot.load(self.checkpoints, step)
-        vars(self.progress).update(vars(loaded))
+        for part in fields(loaded):
+            setattr(self.progress, part.name, getattr(loaded, part.name))
         self._saved = step
         return step
 
