@@ -346,7 +346,7 @@ def _load(
         console.print_note(f"Model: {name} on {model.runtime.device} in {model.runtime.precision}. Seed: {seed}.")
         if bundled_directory(name) is not None:
             console.print_note(
-                "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
+                "It is small and was trained on synthetic songs. For a full-size one see docs/models.md."
             )
         if model.config.note:
             console.print_note(model.config.note)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -89,10 +87,3 @@ def test_both_are_refused_where_neither_may_make_room() -> None:
     for name, value in (("advance", 1.2), ("advance", 0), ("lookahead", 1), ("lookahead", -0.2)):
         with pytest.raises(UsageError, match=rf"`{name}` {value} is not possible"):
             GenerationConfig.of_chosen({name: value})
-
-
-def test_configs_import_no_torch() -> None:
-    modules = "generation.config, stage_cli.core.lm.config, stage_cli.core.codec.config, stage_cli.core.model_config"
-    script = f"import sys, stage_cli.core.{modules}; print(sorted({{'torch', 'numpy', 'scipy'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

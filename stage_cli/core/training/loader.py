@@ -110,8 +110,7 @@ class DataOrder:
         return self._last[1]
 
 
-# Of the random numbers of a step, likewise.
-_CHANCE_STREAM = 53775
+_CHANCE_STREAM = 53_775
 
 
 @contextmanager

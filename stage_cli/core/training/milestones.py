@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -95,8 +95,7 @@ class Milestones:
         if not step:
             return None
         loaded = self.snapshot.load(self.checkpoints, step)
-        for part in fields(loaded):
-            setattr(self.progress, part.name, getattr(loaded, part.name))
+        self.progress.restore(loaded)
         self._saved = step
         return step
 

@@ -1,0 +1,1 @@
+"""Players: models that write notes, and the instruments that play them."""
