@@ -131,6 +131,7 @@ TONE = np.zeros(100, dtype=np.float32)
         ((), {}, "nothing to accompany"),
         ((TONE,), {}, "`sample_rate` is missing"),
         (("mix.wav",), {"sample_rate": 8000}, "`sample_rate` goes with an array"),
+        ((ArrayContext(TONE, 8000),), {"start": 0.1}, "do not go with ArrayContext"),
         ((TONE,), {"bpm": 120}, "`bpm` makes its own context"),
         ((), {"bpm": 120, "start": 1.0}, "`bpm` makes its own context.*leave out `start`"),
         ((TONE,), {"sample_rate": 8000, "offset": 1.0}, "`offset` goes with `bpm` only"),

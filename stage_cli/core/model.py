@@ -531,6 +531,11 @@ def _audio_context(
             )
         return FileContext(Path(audio).expanduser(), start, duration)
     if isinstance(audio, FileContext | ArrayContext | MetronomeContext):
+        if sample_rate is not None or start or duration is not None:
+            raise UsageError(
+                f"`sample_rate`, `start` and `duration` do not go with {type(audio).__name__}",
+                next_step="say them where it is made",
+            )
         return audio
     if sample_rate is None:
         raise UsageError(
