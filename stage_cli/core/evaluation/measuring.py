@@ -297,7 +297,7 @@ def _cocola_arrays(vectors: CocolaVectors) -> dict[str, np.ndarray]:
     return found | {_SOUNDS: vectors.sounds}
 
 
-GENERATION_VERSION = 1
+GENERATION_VERSION = 2
 """Of how clips and outputs are made: another one, and they are made again."""
 
 Progress = Callable[[str, int, int], None]

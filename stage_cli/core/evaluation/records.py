@@ -25,9 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.reading import probe, read_blocks, to_mono
-from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.evaluation.clips import Clip, ClipPlan
 from stage_cli.core.evaluation.music import Heard
 from stage_cli.core.evaluation.report.results import ITEMS_FILE, REPORT_FILE, RESULTS_FILE
