@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md that a machine can check: who may import whom, and what the core never does."""
+"""The rules of docs/dev/architecture.md that a machine can check: who may import whom, and what the core never does."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, signals, train
+from stage_cli.cli import bench, demo_data, docs, evaluate, generate, models, prepare_data, signals, train
 from stage_cli.cli.console import Command, print_error, print_note
 from stage_cli.errors import StageError
 
@@ -65,6 +65,7 @@ app.command("train", cls=Command)(train.train)
 app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("bench", cls=Command)(bench.bench)
 app.add_typer(models.app, name="models")
+app.command("docs", cls=Command)(docs.docs)
 
 
 def _print_version(wanted: bool) -> None:

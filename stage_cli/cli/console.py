@@ -17,6 +17,7 @@ from stage_cli.cli.signals import checked
 from stage_cli.errors import StageError
 
 _FIELD = re.compile(r"`([a-z][a-z_]*)`")
+_PAGE = re.compile(r"\bdocs/([a-z-]+)\.md\b")
 _PHASES = {"read": "reading", "generate": "writing"}
 
 # What the commands call the fields that the core names: {"top_k": "--top-k"}; the running command's own come first.
@@ -46,8 +47,12 @@ class Command(TyperCommand):
 
 
 def as_typed(text: str) -> str:
-    """Turn the fields that a message of the core names, such as `top_k` in backticks, into options."""
-    return _FIELD.sub(lambda match: _options.get(match[1], match[0]), text)
+    """Turn what a message of the core names into what a user types.
+
+    A field in backticks, such as `top_k`, becomes the command's option; a page becomes the command that prints it, for
+    an installed package has no folder docs.
+    """
+    return _PAGE.sub(r"`stage docs \1`", _FIELD.sub(lambda match: _options.get(match[1], match[0]), text))
 
 
 def print_error(error: StageError, *, subject: str = "") -> None:

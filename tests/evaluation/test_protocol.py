@@ -360,7 +360,7 @@ def test_titles() -> None:
         ({"reference": Path()}, r"`reference` goes with `context` DIR"),
         ({"data": (), "context_folder": Path("nowhere")}, r"`context`: there is no folder nowhere"),
         ({"cocola": Path("nowhere.ckpt")}, r"`cocola`: there is no file nowhere\.ckpt"),
-        ({"stem": "drumms"}, r"unknown stem 'drumms' · did you mean drums"),
+        ({"stem": "drumms"}, r"`stem` cannot be 'drumms' · allowed: vocals, bass, drums"),
     ],
 )
 def test_bad_settings(config: Configured, changes: dict, match: str) -> None:

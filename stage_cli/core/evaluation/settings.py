@@ -11,7 +11,7 @@ from typing import Any
 from stage_cli.core.data.config import CONTEXTS, DataConfig
 from stage_cli.core.data.settings import BEAT_SOURCES
 from stage_cli.core.generation.config import SAMPLING, GenerationConfig
-from stage_cli.core.stems import parse_stem
+from stage_cli.core.stems import STEMS
 from stage_cli.errors import UsageError
 
 TRACKERS: tuple[str, ...] = tuple(source for source in BEAT_SOURCES if source != "annotations")
@@ -96,7 +96,7 @@ class EvaluationConfig:
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stem", parse_stem(self.stem))
+        _choice("stem", self.stem, STEMS)
         _choice("context", self.context, CONTEXTS)
         _choice("tracker", self.tracker, TRACKERS)
         _choice("split", self.split, SPLITS)
@@ -105,7 +105,6 @@ class EvaluationConfig:
             _number("songs", self.songs, 1, 1_000_000)
         if self.seconds is not None:
             _number("seconds", self.seconds, 1, 600)
-            object.__setattr__(self, "seconds", float(self.seconds))  # 6 and 6.0 are one setting
         names = [spec.partition("=")[0] for spec in self.embedding_specs]
         for name in names:
             _choice("embedding", name, EMBEDDINGS)

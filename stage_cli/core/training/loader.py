@@ -26,7 +26,7 @@ from stage_cli.core.machine import STOP_SIGNALS, end_with_parent
 from stage_cli.errors import StageError
 
 # Apart from the streams that items are drawn from, which begin with the same seed.
-_ORDER_STREAM = 0x0BDE
+_ORDER_STREAM = 3038
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class DataOrder:
         return self._last[1]
 
 
-_CHANCE_STREAM = 0xD20F
+_CHANCE_STREAM = 53_775
 
 
 @contextmanager
