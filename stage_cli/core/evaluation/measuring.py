@@ -31,14 +31,11 @@ from stage_cli.core.evaluation.models import codec_device
 from stage_cli.core.evaluation.music import PERCUSSIVE_STEMS, Heard, ItemTruth, compare, hear
 from stage_cli.core.evaluation.pretrained import ClapEmbedding, cosine
 from stage_cli.core.evaluation.records import Listened, Made, Records, digest_of
-from stage_cli.core.evaluation.report.results import Failure, Metric
+from stage_cli.core.evaluation.report.results import DIFFERENCE, Failure, Metric
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import CLICK, CONTEXT, System
 from stage_cli.core.music import key_finder, rhythm
 from stage_cli.errors import DeviceError, StageError
-
-DIFFERENCE = "_over_shuffled"
-"""Ends the names of differences: own − shuffled."""
 
 _UNIT = (0.0, 1.0)
 
