@@ -253,7 +253,9 @@ def test_nothing_is_wider_than_the_window(open_page, width):
             "for (const title of document.querySelectorAll('h3, .name, td, th')) title.prepend('x'.repeat(60))"
         )
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert min(page.locator(".card:not([hidden]) .play").first.bounding_box()[side] for side in ("width", "height")) >= 40
+        size = page.locator(".card:not([hidden]) .play").first.bounding_box()
+        assert size is not None
+        assert min(size["width"], size["height"]) >= 40
 
 
 def test_light_and_dark(open_page):
