@@ -28,7 +28,9 @@ _Columns = list[tuple[str, str, float]]
 def bench(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Directory, Hub id, or a name of the model list.", autocompletion=complete_model),
+        typer.Option(
+            "--model", "-m", help="Directory, Hub id, or a name of the model list.", autocompletion=complete_model
+        ),
     ] = None,
     random: Annotated[
         str | None,

@@ -45,10 +45,13 @@ _DEFAULTS = EvaluationConfig(Path(), metronome_set=True, models=("none",))
 def evaluate(
     out: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the report; goes on with one.")] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Model to evaluate; repeat it to compare.", autocompletion=complete_model)
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model to evaluate; repeat it to compare.", autocompletion=complete_model),
     ] = None,
     data: Annotated[list[Path] | None, typer.Option("--data", help="Folder of prepared songs.")] = None,
-    stem: Annotated[str, typer.Option("--stem", "-s", help=f"Stem to evaluate: {', '.join(STEMS)}.", autocompletion=complete_stem)] = _DEFAULTS.stem,
+    stem: Annotated[
+        str, typer.Option("--stem", "-s", help=f"Stem to evaluate: {', '.join(STEMS)}.", autocompletion=complete_stem)
+    ] = _DEFAULTS.stem,
     context: Annotated[
         str | None,
         typer.Option("--context", "-c", help=f"Of songs: {', '.join(CONTEXTS)}. Or a folder of contexts."),
@@ -64,7 +67,10 @@ def evaluate(
         bool, typer.Option("--metronome-set", help="Click tracks of 100 to 179 bpm; needs no songs.")
     ] = False,
     songs: Annotated[
-        int | None, typer.Option("--songs", help="Songs at most, the last by name (24; of --split all all); with --metronome-set: tempi.")
+        int | None,
+        typer.Option(
+            "--songs", help="Songs at most, the last by name (24; of --split all all); with --metronome-set: tempi."
+        ),
     ] = None,
     chunks: Annotated[int, typer.Option("--chunks", help="Clips of each song.")] = _DEFAULTS.chunks,
     seconds: Annotated[
@@ -76,7 +82,9 @@ def evaluate(
             help=f"Length of the clips ({CLIP_SECONDS:g} s; files whole).",
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help=f"Which songs: {', '.join(SPLITS)}.", autocompletion=choice(SPLITS))] = SPLITS[0],
+    split: Annotated[
+        str, typer.Option("--split", help=f"Which songs: {', '.join(SPLITS)}.", autocompletion=choice(SPLITS))
+    ] = SPLITS[0],
     validation_file: Annotated[
         Path | None, typer.Option("--validation-file", help="Text file of song ids, instead of --split.")
     ] = None,

@@ -155,7 +155,9 @@ def generate(
         list[Path] | None,
         typer.Option("--context", "-c", help="Audio file to accompany, or a folder of them; may be repeated."),
     ] = None,
-    stem: Annotated[str, typer.Option("--stem", "-s", help=f"Stem to write: {', '.join(STEMS)}.", autocompletion=complete_stem)] = "",
+    stem: Annotated[
+        str, typer.Option("--stem", "-s", help=f"Stem to write: {', '.join(STEMS)}.", autocompletion=complete_stem)
+    ] = "",
     model: Annotated[
         str | None,
         typer.Option(
@@ -181,7 +183,8 @@ def generate(
     ),
     seed: Annotated[int | None, typer.Option("--seed", help="Fixes the result; random if left out.")] = None,
     start: Annotated[
-        float, typer.Option("--start", metavar="TIME", parser=values.seconds("--start"), help="Of the context, to skip.")
+        float,
+        typer.Option("--start", metavar="TIME", parser=values.seconds("--start"), help="Of the context, to skip."),
     ] = 0.0,
     duration: Annotated[
         float | None,
@@ -224,7 +227,9 @@ def generate(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
-    format: Annotated[str | None, typer.Option("--format", help="wav or flac (24 bit).", autocompletion=choice(("wav", "flac")))] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="wav or flac (24 bit).", autocompletion=choice(("wav", "flac")))
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -51,15 +51,22 @@ def list_models(json: JsonOption = False) -> None:
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
     from stage_cli.core.codec.config import CodecConfig
+    from stage_cli.core.model_config import StageConfig
     from stage_cli.core.weights.adapter_config import AdapterConfig
-    from stage_cli.core.weights.checkpoint import plan_directory
     from stage_cli.core.weights.hub import resolve
     from stage_cli.core.weights.inspection import adapter_missing_offline, adapter_size, missing_offline, own_config
 
     directory = resolve(name, offline=offline)
     own = own_config(directory)
     adapter = own if isinstance(own, AdapterConfig) else None
-    config = adapter.model if adapter else plan_directory(directory, offline=offline).config
+    if adapter is not None:
+        config = adapter.model
+    elif isinstance(own, StageConfig):
+        config = own
+    else:  # a published checkpoint says what it is in its tensors: reading those needs torch
+        from stage_cli.core.weights.checkpoint import plan_directory
+
+        config = plan_directory(directory, offline=offline).config
     codec, lm = config.codec, config.lm
     codec_name = "EnCodec" if isinstance(codec, CodecConfig) else "spectral codec"
     facts = {
@@ -109,7 +116,9 @@ def pull_model(name: NameArgument) -> None:
 @app.command("import", cls=console.Command)
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="STAGE, audiocraft or transformers checkpoint.")],
-    stem: Annotated[str | None, typer.Option("--stem", "-s", help="Stem that it writes.", autocompletion=complete_stem)] = None,
+    stem: Annotated[
+        str | None, typer.Option("--stem", "-s", help="Stem that it writes.", autocompletion=complete_stem)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; the models folder if left out.")
     ] = None,
@@ -131,9 +140,7 @@ def import_model(
     with console.spinner(f"Importing {checkpoint} …", quiet=False):
         from stage_cli.core.weights.importing import import_checkpoint
 
-        config = import_checkpoint(
-            checkpoint, target, stem=chosen, base=base, overwrite=overwrite, offline=offline
-        )
+        config = import_checkpoint(checkpoint, target, stem=chosen, base=base, overwrite=overwrite, offline=offline)
     if config.lm.separator and config.stem is None:
         console.print_note("This is a STAGE model, but no --stem was given: it will take any --stem for its own.")
     if not config.lm.separator:

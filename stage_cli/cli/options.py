@@ -11,7 +11,12 @@ from stage_cli.core.generation.config import GenerationConfig
 
 _DRAW = GenerationConfig()
 
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=choice(("auto", "cpu", "cuda", "mps")))]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=choice(("auto", "cpu", "cuda", "mps"))
+    ),
+]
 PrecisionOption = Annotated[
     str,
     typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8 (CPU)."),

@@ -42,8 +42,8 @@ def find_audio(paths: Sequence[Path]) -> list[Path]:
     """List audio files: files as they are given, folders replaced by the audio files directly inside, by name.
 
     In folders, hidden and unfinished (`.part`) files are left out, and so are stems that this program wrote
-    (`mix.drums.wav`, where a `mix` in any audio format lies beside it, and `120bpm.drums.wav`). A file named by hand is always kept.
-    No path is listed twice.
+    (`mix.drums.wav`, where a `mix` in any audio format lies beside it, and `120bpm.drums.wav`). A file named by hand
+    is always kept. No path is listed twice.
 
     Raises:
         UsageError: a folder holds no audio.
@@ -86,6 +86,8 @@ def _is_own_output(path: Path, songs: set[str]) -> bool:
         parts.pop()
     if len(parts) > 1 and parts[-1].isdecimal():
         parts.pop()
-    return len(parts) > 1 and parts[-1] in STEMS and (
-        ".".join(parts[:-1]) in songs or _METRONOME.fullmatch(".".join(parts[:-1])) is not None
+    return (
+        len(parts) > 1
+        and parts[-1] in STEMS
+        and (".".join(parts[:-1]) in songs or _METRONOME.fullmatch(".".join(parts[:-1])) is not None)
     )

@@ -38,7 +38,13 @@ DEFAULT_TEXT_DIMENSION = 768  # T5-base's
 
 
 def import_checkpoint(
-    checkpoint: Path, output: Path, *, stem: str | None, base: str | None = None, overwrite: bool = False, offline: bool = False
+    checkpoint: Path,
+    output: Path,
+    *,
+    stem: str | None,
+    base: str | None = None,
+    overwrite: bool = False,
+    offline: bool = False,
 ) -> StageConfig:
     """Write a checkpoint as a model directory, in the precision in which it is stored.
 
