@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from stage_cli.core.stem_files import NamedContext, StemFile, StemRequest, Stream, WrittenStems
 
 STDOUT = Path("-")
+_STDIN = (Path("-"), Path("/dev/stdin"))
 
 
 def goes_to_stdout(
@@ -150,6 +153,7 @@ _ANY_RATE = 48_000  # Hz: a context is looked at before the model's rate is know
 
 
 def generate(
+    typed: typer.Context,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[CONTEXT]…", help="More contexts.")] = None,
     context: Annotated[
         list[Path] | None,
@@ -248,7 +252,10 @@ def generate(
     if not stem:
         raise UsageError("--stem is missing", next_step="say which stem to write, for example: --stem drums")
     values.check_quotes(stem, more or [])
-    contexts = _contexts([*(context or []), *(more or [])], start, duration, bpm, beats_per_bar, offset)
+    paths = [*(context or []), *(more or [])]
+    if any(path in _STDIN for path in paths):
+        paths = _spooled(typed, paths, is_named=output is not None or stream is not None)
+    contexts = _contexts(paths, start, duration, bpm, beats_per_bar, offset)
     if continuation is not None and len(contexts) > 1:
         raise UsageError("--continue goes with one context")
     settings = AccompanySettings(
@@ -279,6 +286,25 @@ def generate(
         failures += _write(stage_model, name, requests, settings, _stream(mix) if to_stdout else None, json=json)
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
+
+
+def _spooled(typed: typer.Context, paths: list[Path], *, is_named: bool) -> list[Path]:
+    """Write stdin to a file that the end of the command removes: a context is read more than once."""
+    if sum(path in _STDIN for path in paths) > 1:
+        raise UsageError("stdin is one context", next_step="name it once")
+    if not is_named:
+        raise UsageError(
+            "A context from stdin has no name for its stem", next_step="say where to write: --output drums.wav"
+        )
+    if sys.stdin.isatty():
+        raise UsageError(
+            "stdin is a terminal, not audio", next_step="send a file to it: stage generate -c - … < mix.wav"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="stage-"))
+    typed.call_on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
+    with (folder / "stdin.wav").open("wb") as file:  # libsndfile looks at what is in it, not at its name
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [folder / "stdin.wav" if path in _STDIN else path for path in paths]
 
 
 def _contexts(
