@@ -28,7 +28,7 @@ class Rows:
         tokens: `[R, K, S]` delayed; steps of the target hold pads until they are written.
         layout: where context and target lie in them.
         cache: what the language model has seen of their contexts, once for all variations of each.
-        context_states: `[R, places, D]` of `LanguageModel.encode_context`, for the steps from the separator on, or None.
+        context_states: `[R, places, D]` of `LanguageModel.encode_context`, from the separator on, or None.
     """
 
     tokens: Tensor
