@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soxr
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Score
-from stage_cli.core.data.band.demo_data import compose_and_render
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.score import Score
 from stage_cli.core.evaluation.metrics import beat_f1, tempo_error
 from stage_cli.core.evaluation.systems import click_drum, silence
 from stage_cli.core.music import rhythm as rhythm_module
@@ -184,7 +184,7 @@ def test_bad_audio(detector: Callable[..., object]) -> None:
 
 
 def test_unknown_tracker() -> None:
-    with pytest.raises(ValueError, match="tracker must be one of essentia, beat-this, not 'madmom'"):
+    with pytest.raises(ValueError, match="tracker must be one of essentia, beat-this, librosa, not 'madmom'"):
         track_beats(silence(1, RATE), RATE, tracker="madmom")
 
 

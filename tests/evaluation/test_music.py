@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Score
-from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
-from stage_cli.core.data.band.demo_data import compose_and_render
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.score import Score
+from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.evaluation.intervals import paired_difference
 from stage_cli.core.evaluation.metrics import tempo_error
 from stage_cli.core.evaluation.music import PITCHED_METRICS, Heard, ItemTruth, compare, hear, heard_truth, measure

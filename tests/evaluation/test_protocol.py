@@ -373,7 +373,7 @@ def test_titles() -> None:
         ({"songs": 0}, r"`songs` cannot be 0"),
         ({"seconds": float("nan")}, r"`seconds` cannot be nan · allowed: 1 to 600"),
         ({"context": "song"}, r"`context` cannot be 'song' · allowed: mix, metronome, both"),
-        ({"tracker": "madmom"}, r"`tracker` cannot be 'madmom' · allowed: essentia, beat-this"),
+        ({"tracker": "madmom"}, r"`tracker` cannot be 'madmom' · allowed: essentia, beat-this, librosa"),
         ({"split": "first"}, r"`split` cannot be 'first' · allowed: last, fraction, all"),
         ({"embeddings": ("codec", "codec=x")}, r"`embedding` names one embedding twice"),
         ({"embeddings": ("clip",)}, r"`embedding` cannot be 'clip' · allowed: codec, clap, mert, vggish"),

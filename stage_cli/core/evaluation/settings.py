@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stage_cli.core.data.config import CONTEXTS, DataConfig
-from stage_cli.core.data.settings import BEAT_SOURCES
 from stage_cli.core.generation.config import SAMPLING, GenerationConfig
+from stage_cli.core.music import TRACKERS, default_tracker
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import UsageError
 
-TRACKERS: tuple[str, ...] = tuple(source for source in BEAT_SOURCES if source != "annotations")
 SPLITS: tuple[str, ...] = ("last", "fraction", "all")
 
 EMBEDDINGS = ("codec", "clap", "mert", "vggish")
@@ -53,7 +52,7 @@ class EvaluationConfig:
         embeddings: for FAD, KAD and APA; None is "codec" if there is a model.
         kad_compatible: KAD with the bandwidth of the package kadtk.
         cocola: checkpoint for the COCOLA score.
-        tracker: of beats.
+        tracker: of beats; by default the first of `TRACKERS` that is installed.
         generation: guidance, sampling, and the seed of everything that is drawn.
         chosen: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
             own default goes before the others. None is all of them.
@@ -86,7 +85,7 @@ class EvaluationConfig:
     embeddings: tuple[str, ...] | None = None
     kad_compatible: bool = False
     cocola: Path | None = None
-    tracker: str = TRACKERS[0]
+    tracker: str = field(default_factory=default_tracker)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     chosen: tuple[str, ...] | None = None
     device: str = "auto"

@@ -312,7 +312,7 @@ _LOCK_FILE = ".lock"
 def locked(directory: Path) -> Generator[None]:
     """Keep other runs out of a folder, which is made; the lock ends with this process, however that ends.
 
-    Where the system has no such locks (Windows, some network disks) nothing is kept out.
+    Where there are no such locks (some network disks) nothing is kept out.
 
     Raises:
         UsageError: another process holds it.

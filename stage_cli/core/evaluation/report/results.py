@@ -24,6 +24,9 @@ SCHEMA_VERSION = 1
 
 BETTER: tuple[str, ...] = ("higher", "lower", "none")
 SCOPES: tuple[str, ...] = ("item", "set")
+DIFFERENCE = "_over_shuffled"
+"""Ends the names of differences: own − shuffled."""
+
 ROLES: tuple[str, ...] = ("system", "anchor")
 
 _ResultPart = TypeVar("_ResultPart")
