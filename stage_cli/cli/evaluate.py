@@ -22,7 +22,7 @@ from stage_cli.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
-    chosen_sampling,
+    given_sampling,
 )
 from stage_cli.core.data.config import CONTEXTS
 from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, EvaluationConfig
@@ -117,7 +117,7 @@ def evaluate(
     """Measure how well stems fit their songs, with anchors, and write a report to look at and listen to."""
     if out is None:
         raise UsageError("--output is missing", next_step="name a folder for the report: --output report")
-    drawn = chosen_sampling(
+    sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
     kind, folder = _context(context, has_data=bool(data))
@@ -142,8 +142,8 @@ def evaluate(
         kad_compatible=kad_compat,
         cocola=cocola,
         tracker=tracker,
-        generation=GenerationConfig.of_chosen(drawn, seed=seed),
-        chosen=tuple(drawn),
+        generation=GenerationConfig.from_options(sampling, seed=seed),
+        given=tuple(sampling),
         device=device,
         precision=precision,
         offline=offline,
@@ -216,8 +216,8 @@ def _first(systems: Sequence[SystemResult]) -> list[SystemResult]:
     own = [system for system in systems if system.role == "system" and not system.title.endswith(", shuffled")]
     true = [system for system in systems if system.title == "true stems"]
     others = [system for system in systems if system not in own and system not in true]
-    chosen = [*own[: _MOST_SYSTEMS - bool(true)], *true, *own[_MOST_SYSTEMS - bool(true) :], *others][:_MOST_SYSTEMS]
-    return [system for system in systems if system in chosen]
+    given = [*own[: _MOST_SYSTEMS - bool(true)], *true, *own[_MOST_SYSTEMS - bool(true) :], *others][:_MOST_SYSTEMS]
+    return [system for system in systems if system in given]
 
 
 def _headline(metrics: Mapping[str, Metric]) -> dict[str, Metric]:

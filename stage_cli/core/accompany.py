@@ -301,7 +301,7 @@ def generation_for(
         UsageError: a value is not possible.
         WeightsError: the model names a setting that there is not.
     """
-    config = GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)
+    config = GenerationConfig.from_options(sampling, seed=seed, variations=variations)
     return config.for_model(model.sampling_for(metronome=context.is_metronome), tuple(sampling))
 
 

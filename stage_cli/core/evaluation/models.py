@@ -238,8 +238,8 @@ def directory_content(directory: Path) -> str:
 
 def codec_device(device: str) -> str:
     """Return where a codec and the embeddings run: on Apple's MPS codecs return garbled audio."""
-    chosen = choose_device(device)
-    return "cpu" if chosen.type == "mps" else str(chosen)
+    given = choose_device(device)
+    return "cpu" if given.type == "mps" else str(given)
 
 
 def _encode(codec: Codec, audio: np.ndarray) -> torch.Tensor:
