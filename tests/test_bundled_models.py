@@ -65,7 +65,7 @@ def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
         other = TEMPOS[(place + 1) % len(TEMPOS)]
         own.append(onset_f(onsets, np.arange(0, SECONDS, 60 / tempo), SECONDS))
         others.append(onset_f(onsets, np.arange(0, SECONDS, 60 / other), SECONDS))
-    # Measured on 48 songs in docs/bundled-models.md; five clips may be a little worse.
+    # Measured on 48 songs in docs/dev/bundled-models.md; five clips may be a little worse.
     assert np.mean(own) > 0.7, own
     assert np.mean(own) - np.mean(others) > 0.35, others
 

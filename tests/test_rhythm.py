@@ -47,23 +47,23 @@ def test_a_beat_exactly_at_the_end_is_left_out():
 @pytest.mark.parametrize(
     ("change", "option"),
     [
-        ({"bpm": 19.9}, r"--bpm cannot be 19.9 · allowed: 20 to 400"),
-        ({"bpm": 401}, "--bpm cannot be 401"),
-        ({"bpm": -120}, "--bpm"),
-        ({"bpm": float("nan")}, "--bpm cannot be nan"),
-        ({"bpm": float("inf")}, "--bpm cannot be inf"),
-        ({"beats_per_bar": 0}, r"--beats-per-bar cannot be 0 · allowed: a whole number from 1 to 32"),
-        ({"beats_per_bar": 33}, "--beats-per-bar"),
-        ({"beats_per_bar": 3.5}, "--beats-per-bar"),
-        ({"beats_per_bar": float("nan")}, "--beats-per-bar"),
-        ({"duration": 0.0}, "--duration cannot be 0 "),
-        ({"duration": -1.0}, "--duration"),
-        ({"duration": 24 * 3600 + 1}, r"--duration .* up to 24 hours"),
-        ({"duration": float("inf")}, "--duration"),
-        ({"duration": float("nan")}, "--duration"),
-        ({"offset": -0.1}, "--offset cannot be -0.1"),
-        ({"offset": 10.0}, r"--offset cannot be 10 · allowed: seconds from 0 to below the duration \(10\)"),
-        ({"offset": float("nan")}, "--offset"),
+        ({"bpm": 19.9}, r"`bpm` cannot be 19.9 · allowed: 20 to 400"),
+        ({"bpm": 401}, "`bpm` cannot be 401"),
+        ({"bpm": -120}, "`bpm`"),
+        ({"bpm": float("nan")}, "`bpm` cannot be nan"),
+        ({"bpm": float("inf")}, "`bpm` cannot be inf"),
+        ({"beats_per_bar": 0}, r"`beats_per_bar` cannot be 0 · allowed: a whole number from 1 to 32"),
+        ({"beats_per_bar": 33}, "`beats_per_bar`"),
+        ({"beats_per_bar": 3.5}, "`beats_per_bar`"),
+        ({"beats_per_bar": float("nan")}, "`beats_per_bar`"),
+        ({"duration": 0.0}, "`duration` cannot be 0 "),
+        ({"duration": -1.0}, "`duration`"),
+        ({"duration": 24 * 3600 + 1}, r"`duration` .* up to 24 hours"),
+        ({"duration": float("inf")}, "`duration`"),
+        ({"duration": float("nan")}, "`duration`"),
+        ({"offset": -0.1}, "`offset` cannot be -0.1"),
+        ({"offset": 10.0}, r"`offset` cannot be 10 · allowed: seconds from 0 to below the duration \(10\)"),
+        ({"offset": float("nan")}, "`offset`"),
     ],
 )
 def test_values_out_of_range_name_their_option(change, option):
@@ -138,5 +138,5 @@ def test_no_beats_are_silence():
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_metronome_of_no_length_is_refused(duration):
-    with pytest.raises(UsageError, match="--duration"):
+    with pytest.raises(UsageError, match="`duration`"):
         metronome(BeatGrid((0.0,), ()), duration, RATE)

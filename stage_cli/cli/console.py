@@ -4,31 +4,70 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from typer.core import TyperCommand
+
 from stage_cli.cli.signals import checked
 from stage_cli.errors import StageError
 
+_FIELD = re.compile(r"`([a-z][a-z_]*)`")
+_PAGE = re.compile(r"\bdocs/([a-z-]+)\.md\b")
 _PHASES = {"read": "reading", "generate": "writing"}
+
+# What the commands call the fields that the core names: {"top_k": "--top-k"}; the running command's own come first.
+_options: dict[str, str] = {}
+
+
+class Command(TyperCommand):
+    """A command whose options the messages name as they are typed."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        _options.update({**self._spelled(), **_options})
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        _options.update(self._spelled())
+        return super().invoke(ctx)
+
+    def _spelled(self) -> dict[str, str]:
+        spelled = {}
+        for parameter in self.params:
+            options = [name for name in parameter.opts if name.startswith("--")]
+            for name in (parameter.name or "", *(option[2:].replace("-", "_") for option in options)):
+                if options:
+                    spelled[name] = options[0]
+        return spelled
+
+
+def as_typed(text: str) -> str:
+    """Turn what a message of the core names into what a user types.
+
+    A field in backticks, such as `top_k`, becomes the command's option; a page becomes the command that prints it, for
+    an installed package has no folder docs.
+    """
+    return _PAGE.sub(r"`stage docs \1`", _FIELD.sub(lambda match: _options.get(match[1], match[0]), text))
 
 
 def print_error(error: StageError, *, subject: str = "") -> None:
     """Say what happened, why, and what to do next, each on its own line."""
     head = f"{subject}: " if subject else ""
-    _stderr(f"Error: {head}{error.what}", style="bold red")
+    _stderr(f"Error: {head}{as_typed(error.what)}", style="bold red")
     if error.why:
-        _stderr(f"  why:  {error.why}")
+        _stderr(f"  why:  {as_typed(error.why)}")
     if error.next_step:
-        _stderr(f"  next: {error.next_step}")
+        _stderr(f"  next: {as_typed(error.next_step)}")
 
 
 def print_note(text: str) -> None:
     """Say something on stderr that is no result."""
-    _stderr(text, style="dim" if sys.stderr.isatty() else "")
+    _stderr(as_typed(text), style="dim" if sys.stderr.isatty() else "")
 
 
 def print_json(values: Any) -> None:

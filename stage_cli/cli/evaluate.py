@@ -25,6 +25,7 @@ from stage_cli.cli.options import (
 from stage_cli.core.data.config import CONTEXTS
 from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,13 +107,13 @@ def evaluate(
     kind, folder = _context(context, has_data=bool(data))
     config = EvaluationConfig(
         out=out,
-        stem=stem,
+        stem=parse_stem(stem),
         models=tuple(model or ()),
         data=tuple(map(str, data or ())),
         context=kind,
         chunks=chunks,
         songs=songs,
-        seconds=seconds,
+        seconds=None if seconds is None else float(seconds),
         split=split,
         validation_file=validation_file,
         metronome_set=metronome_set,

@@ -370,7 +370,7 @@ def _accompany(
         console.print_note(f"Model: {model_name} on {runtime.device} in {runtime.precision}. Seed: {config.seed}.")
         if bundled_directory(model_name) is not None:
             console.print_note(
-                "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
+                "It is small and was trained on synthetic songs. For a full-size one see docs/models.md."
             )
         if model.config.note:
             console.print_note(model.config.note)

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, ParamSpec
 
+from stage_cli.core.machine import STOP_SIGNALS
+
 P = ParamSpec("P")
 
 _asked: BaseException | None = None
 
 
 def listen() -> None:
-    """Let SIGTERM and SIGHUP, which a batch system or a closed terminal sends, end the program as Ctrl-C does."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores some, and so do we
+    """Let what a batch system or a closed terminal sends (SIGTERM, SIGHUP, SIGBREAK) end the program as Ctrl-C does."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores some, and so do we
             signal.signal(number, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)

@@ -25,6 +25,11 @@ from typing import TypeVar
 
 from stage_cli.errors import StageError
 
+STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""The signals by which a user, a terminal or a batch system ends a program, where the system knows them."""
+
 _PROCESSOR = Path("/proc/cpuinfo")
 _ARITHMETIC = {"avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _STATUS = Path("/proc/self/status")
@@ -132,9 +137,9 @@ def worker_pool(jobs: int) -> Generator[ProcessPoolExecutor]:
         yield executor
     except BrokenProcessPool:
         raise StageError(
-            "a process of --jobs was killed",
+            "a process of `jobs` was killed",
             why="perhaps it ran out of memory",
-            next_step="run the same command again with fewer --jobs: it goes on where it stopped",
+            next_step="run the same command again with fewer `jobs`: it goes on where it stopped",
         ) from None
     except BaseException:
         # Not by an exception in them: one that arrives in a callback of libsndfile would be lost.

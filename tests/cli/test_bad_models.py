@@ -31,7 +31,7 @@ def generate_with(refused: Refused, write_music: Write) -> Refused:
 def test_no_model(refused: Refused, write_music: Write) -> None:
     match = (
         "No model for guitar comes with stage-cli: --model is missing.*bundled are models for: .*"
-        r"stage models import stage-guitar.safetensors --stem guitar\) or train one \(docs/train.md\)"
+        r"stage models import stage-guitar.safetensors --stem guitar\) or train one \(`stage docs train`\)"
     )
     for options in ((), ("--model", "")):
         refused("generate", write_music(), "--stem", "guitar", *options, code=2, match=match)

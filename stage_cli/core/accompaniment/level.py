@@ -10,7 +10,7 @@ from stage_cli.core.model_config import StageConfig
 SILENCE = -60.0
 
 # Peaks of music, in dBFS, that models take as they are. A codec makes other tokens of quiet music, and models learn
-# from songs: `bundled-drums` made nearly nothing of contexts of −50 dBFS (docs/bundled-models.md).
+# from songs: `bundled-drums` made nearly nothing of contexts of −50 dBFS (docs/dev/bundled-models.md).
 USUAL = (-20.0, 3.0)
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from stage_cli.core.files import GuardedFile, display_name
+from stage_cli.core.files import GuardedFile, display_name, sync_folder
 from stage_cli.errors import AudioError, UsageError
 
 OUTPUT_FORMATS: tuple[str, ...] = ("wav", "flac")
@@ -128,7 +128,7 @@ class AtomicAudioWriter:
         size = (self.frames_written + len(columns)) * self.channels * _BYTES_PER_SAMPLE[self.subtype]
         if self.format == "wav" and size > _LARGEST_WAV and not self._needs_rf64:
             raise AudioError(
-                f"cannot write {self.name}", why="a WAV file ends at 4 GiB", next_step="write FLAC: --format flac"
+                f"cannot write {self.name}", why="a WAV file ends at 4 GiB", next_step="write FLAC: `format` flac"
             )
         try:
             with self._guard:
@@ -159,7 +159,7 @@ class AtomicAudioWriter:
             self._discard()
             raise
         self._delete_part.detach()
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     @property
     def _needs_rf64(self) -> bool:
@@ -168,14 +168,14 @@ class AtomicAudioWriter:
 
     def _check_format(self) -> None:
         if self.format not in OUTPUT_FORMATS:
-            raise UsageError(f"--format cannot be {self.format!r}", next_step=f"choose {' or '.join(OUTPUT_FORMATS)}")
+            raise UsageError(f"`format` cannot be {self.format!r}", next_step=f"choose {' or '.join(OUTPUT_FORMATS)}")
         # FLAC's frame headers hold a rate in Hz up to 16 bits, above in tens of Hz (RFC 9639, section 9.1.2).
         rate_fits = self.sample_rate <= 65_535 or (self.sample_rate <= _FLAC_RATE and self.sample_rate % 10 == 0)
         if self.format == "flac" and not (rate_fits and self.channels <= _FLAC_CHANNELS):
             raise AudioError(
                 f"cannot write {self.name}",
                 why=f"FLAC does not hold {self.channels} channels at {self.sample_rate} Hz",
-                next_step="write WAV: --format wav",
+                next_step="write WAV: `format` wav",
             )
 
     def _check_target(self) -> None:
@@ -218,7 +218,7 @@ class AtomicAudioWriter:
         self._delete_part()
 
     def _exists(self) -> UsageError:
-        return UsageError(f"{self.name} already exists", next_step="use --overwrite to replace it, or another name")
+        return UsageError(f"{self.name} already exists", next_step="use `overwrite` to replace it, or another name")
 
     def _unwritable(self, error: Exception) -> AudioError:
         return unwritable(self.name, error)
@@ -246,16 +246,6 @@ def _delete(part: Path, process: int) -> None:
     if os.getpid() == process:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system lets folders be synchronised (not Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 _LIVE_BYTES = 2
@@ -350,7 +340,7 @@ class GrowingWav:
             raise UsageError(
                 f"{name} already exists",
                 why="another run is writing it, or was killed while it did",
-                next_step="use --overwrite to replace it, or another name",
+                next_step="use `overwrite` to replace it, or another name",
             ) from error
         except (OSError, ValueError) as error:
             raise unwritable(name, error) from error

@@ -472,24 +472,25 @@ Values = dict[str, float]
 """Metrics of one output by name; nan where undefined."""
 
 
+@dataclass(frozen=True, eq=False)
 class HeardTruth(ItemTruth):
-    """The truth of a clip whose true stem has been listened to already."""
+    """The truth of a clip whose true stem has been listened to already.
 
-    def __init__(self, clip: Clip, true: Heard | None) -> None:
-        super().__init__(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key)
-        object.__setattr__(self, "_true", true)
+    Attributes:
+        true: what was heard in the true stem; None where there is none.
+    """
+
+    true: Heard | None = None
 
     @property
     def loudness(self) -> float:
         """LUFS of the true stem; nan where it is silent, or where there is none."""
-        true: Heard | None = self.__dict__["_true"]
-        return math.nan if true is None else true.loudness
+        return math.nan if self.true is None else self.true.loudness
 
     @property
     def chroma(self) -> np.ndarray:
         """Pitch classes of the true stem, `[frames, 12]`; no frames where there is none."""
-        true: Heard | None = self.__dict__["_true"]
-        return np.zeros((0, 12)) if true is None or true.chroma is None else true.chroma
+        return np.zeros((0, 12)) if self.true is None or self.true.chroma is None else self.true.chroma
 
 
 @dataclass(frozen=True, eq=False)

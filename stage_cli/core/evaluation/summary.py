@@ -286,7 +286,12 @@ class Sums:
             if clap is not None and told and told not in texts:
                 texts[told] = clap.embed_text([told])
             heard = true[plan.id].heard if plan.id in true else None
-            found[plan.id] = Known(clip, HeardTruth(clip, heard), contexts.get(plan.id), texts.get(told))
+            found[plan.id] = Known(
+                clip,
+                HeardTruth(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key, true=heard),
+                contexts.get(plan.id),
+                texts.get(told),
+            )
         return found
 
     def _ranking(self, system: System) -> Ranking:

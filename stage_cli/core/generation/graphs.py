@@ -9,7 +9,7 @@ How many threads a decode step gets on a CPU: all of them, or one where they onl
 
 A step is a hundred small products with a barrier after each. On an idle machine all threads together are fastest;
 beside one other busy program a barrier waits for a whole time slice, and a step takes ten times as long as on one
-thread (docs/benchmarks.md). So both are measured now and then while decoding, and the faster one is taken.
+thread (docs/dev/benchmarks.md). So both are measured now and then while decoding, and the faster one is taken.
 
 That is for int8 models: their kernels give the same bits on any number of threads, so that a seed still fixes the
 tokens. Others get all threads. Where a step is so small that more of them gain little, there is one always.
@@ -243,7 +243,7 @@ PERIOD_STEPS = 40
 # A step this many times slower than the other choice's last ones ends the period at once.
 TOO_SLOW = 1.5
 # Weights times rows up to which there is one thread. Two rows of a model of 7 million weights gain nothing by a second
-# one (docs/benchmarks.md), and what eight rows of it gain is lost as soon as something else runs.
+# one (docs/dev/benchmarks.md), and what eight rows of it gain is lost as soon as something else runs.
 SMALL_STEP = 32_000_000
 
 

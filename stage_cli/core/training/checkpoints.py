@@ -66,6 +66,11 @@ class Progress:
         """All fields, ready for JSON, which keeps every bit of a number."""
         return asdict(self)
 
+    def restore(self, other: Progress) -> None:
+        """Take over all of another one."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(other, item.name))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Progress:
         """Read what `to_dict` wrote."""
@@ -159,7 +164,7 @@ def cannot_save(what: str, directory: Path, error: OSError) -> StageError:
     return StageError(
         f"cannot write {what} to {display_name(directory)}",
         why=error.strerror or str(error),
-        next_step="free some space, then go on from the last whole checkpoint with --resume",
+        next_step="free some space, then go on from the last whole checkpoint with `resume`",
     )
 
 
@@ -351,5 +356,5 @@ class Snapshot:
                 raise UsageError(
                     f"cannot resume {display_name(folder.parent.parent)} with another {name}",
                     why=f"it began with {was!r}, now it is {now!r}",
-                    next_step="set it back, or begin a new run in another run.directory (without --resume)",
+                    next_step="set it back, or begin a new run in another run.directory (without `resume`)",
                 )

@@ -32,8 +32,8 @@ from stage_cli.core.evaluation.report.results import (
     Summary,
     SystemResult,
     read_results,
-    write_text,
 )
+from stage_cli.core.files import write_text
 
 CONTEXTS = {"mix": "Mix", "metronome": "Metronome"}
 """Titles of the kinds of context, in the order of the page."""
