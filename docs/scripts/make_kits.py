@@ -223,7 +223,8 @@ INSTRUMENTS: dict[str, InstrumentPlan] = {
             "level": -12.0,
             "release": 0.07,
             "single": True,
-            "bus": {"threshold": -20.0, "ratio": 2.5, "release": 0.2},
+            "dynamics": 1.3,
+            "bus": {"threshold": -15.0, "ratio": 2.0, "release": 0.2, "makeup": 2.0},
         },
     ),
     "upright-bass": InstrumentPlan(
