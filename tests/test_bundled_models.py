@@ -9,14 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings
+from stage_cli.core.contexts import FileContext, MetronomeContext
 from stage_cli.core.evaluation.metrics import onset_f
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 from stage_cli.core.music.detection import find_onsets
+from stage_cli.core.stem_files import StemRequest, write_stems
 from stage_cli.core.weights.hub import ASSETS, bundled_name, bundled_stems
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "audio" / "example.flac"
@@ -57,7 +57,8 @@ def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
     config = GenerationConfig(seed=3).for_model(drums.config.sampling_for(metronome=True), [])
     for place, tempo in enumerate(TEMPOS):
         path = tmp_path / f"{tempo:g}.wav"
-        accompany(drums, Request(MetronomeContext(tempo, duration=SECONDS), "drums", (path,)), config)
+        request = StemRequest(MetronomeContext(tempo, duration=SECONDS), "drums", (path,))
+        write_stems(drums, request, AccompanySettings(config))
         audio, rate = soundfile.read(path, dtype="float32")
         assert len(audio) == SECONDS * rate
         assert 0.05 < np.abs(audio).max() <= 1
@@ -76,7 +77,7 @@ def test_bass_is_low_and_not_silent(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         config = GenerationConfig(seed=seed).for_model(bass.config.sampling_for(metronome=False), [])
         path = tmp_path / f"bass-{seed}.wav"
-        accompany(bass, Request(FileContext(EXAMPLE, 0.0, 6.0), "bass", (path,)), config)
+        write_stems(bass, StemRequest(FileContext(EXAMPLE, 0.0, 6.0), "bass", (path,)), AccompanySettings(config))
         audio, rate = soundfile.read(path, dtype="float32")
         assert 0.05 < np.abs(audio).max() <= 1
         power = np.abs(np.fft.rfft(audio)) ** 2
@@ -90,7 +91,7 @@ def test_one_of_its_windows_settings_can_be_typed_alone(chosen: dict[str, float]
     model = StageModel.from_pretrained("bundled-drums", device="cpu", offline=True)
     for metronome in (False, True):
         own = model.config.sampling_for(metronome=metronome)
-        config = GenerationConfig.of_chosen(chosen).for_model(own, chosen)
+        config = GenerationConfig.from_options(chosen).for_model(own, chosen)
         ((name, value),) = chosen.items()
         assert getattr(config, name) == value
         assert getattr(config, other) == pytest.approx(min(own[other], 1 - value))

@@ -17,6 +17,10 @@ Written by `docs/scripts/generated_pages.py` from the program's own help; `stage
 """
 
 
+OF_THE_MACHINE = ("beats", "tracker")
+"""Options whose default depends on what is installed."""
+
+
 def reference() -> str:
     """Return the whole page."""
     blocks = [HEAD]
@@ -78,6 +82,8 @@ def default(option: Any) -> str:
     value = option.default
     if option.is_flag or value is None or callable(value) or value == "" or value == []:
         return ""
+    if option.name in OF_THE_MACHINE:
+        return "what is installed"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

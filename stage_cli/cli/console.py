@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from typer.core import TyperCommand
 
-from stage_cli.cli.signals import checked
+from stage_cli.cli.process import checked
 from stage_cli.errors import StageError
 
 _FIELD = re.compile(r"`([a-z][a-z_]*)`")

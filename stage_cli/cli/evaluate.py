@@ -20,11 +20,12 @@ from stage_cli.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
-    chosen_sampling,
+    given_sampling,
 )
 from stage_cli.core.data.config import CONTEXTS
-from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
+from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, EvaluationConfig
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.music import TRACKERS, default_tracker
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError
 
@@ -81,7 +82,7 @@ def evaluate(
     ] = None,
     kad_compat: Annotated[bool, typer.Option("--kad-compat", help="KAD as the package kadtk has it.")] = False,
     cocola: Annotated[Path | None, typer.Option("--cocola", help="Checkpoint for the COCOLA score.")] = None,
-    tracker: Annotated[str, typer.Option("--tracker", help=f"Of beats: {', '.join(TRACKERS)}.")] = TRACKERS[0],
+    tracker: Annotated[str, typer.Option("--tracker", help=f"Of beats: {', '.join(TRACKERS)}.")] = default_tracker(),
     seed: Annotated[int, typer.Option("--seed", help="Fixes clips and stems.")] = _DRAW.seed,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
@@ -101,7 +102,7 @@ def evaluate(
     """
     if out is None:
         raise UsageError("--out is missing", next_step="name a folder for the report: --out report")
-    drawn = chosen_sampling(
+    sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
     kind, folder = _context(context, has_data=bool(data))
@@ -126,8 +127,8 @@ def evaluate(
         kad_compatible=kad_compat,
         cocola=cocola,
         tracker=tracker,
-        generation=GenerationConfig.of_chosen(drawn, seed=seed),
-        chosen=tuple(drawn),
+        generation=GenerationConfig.from_options(sampling, seed=seed),
+        given=tuple(sampling),
         device=device,
         precision=precision,
         offline=offline,

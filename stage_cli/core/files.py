@@ -6,6 +6,8 @@ Ctrl-C that arrives while it works would be raised in one of its callbacks, prin
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import os
 import shutil
@@ -15,6 +17,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from stage_cli.core.machine import STOP_SIGNALS
 from stage_cli.errors import StageError
@@ -144,13 +147,26 @@ def lock_file(handle: int) -> bool:
     try:
         import fcntl
     except ImportError:
-        return True
+        return _lock_on_windows(handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return True
+    return True
+
+
+def _lock_on_windows(handle: int) -> bool:
+    try:
+        msvcrt: Any = importlib.import_module("msvcrt")
+    except ImportError:
+        return True
+    os.lseek(handle, 0, os.SEEK_SET)  # the lock is on one byte, which need not exist
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
     return True
 
 
@@ -263,7 +279,7 @@ def _beside(folder: Path, ending: str) -> Path:
 def _sync(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            with (Path(parent) / name).open("rb") as file:
+            with (Path(parent) / name).open("rb+") as file:  # as above
                 os.fsync(file.fileno())
         sync_folder(Path(parent))
 

@@ -21,12 +21,13 @@ import forked
 import numpy as np
 import pytest
 import soundfile
+from data.midi_songs import band_tracks, write_drummers, write_midi_file
 
 from cli.conftest import Outcome, Refused, Stage, snapshot
-from stage_cli.core.data.band.demo_data import compose_and_render, write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.settings import DemoSettings
-from stage_cli.core.data.band.sounds import resolve
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.demo_data import compose_and_render, write_demo_data
+from stage_cli.core.band.settings import DemoSettings
+from stage_cli.core.band.sounds import resolve
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError
 
@@ -179,10 +180,42 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(stage: Stage) -> None:
         (("--tempo-changes", "often"), r"--tempo-changes cannot be 'often'.*never, some, always"),
         (("--soundfont", "missing.sf2"), r"cannot read the soundfont missing.sf2.*No such file"),
         (("--sounds", "synth", "--soundfont", "x.sf2"), r"--sounds synth needs no --soundfont"),
+        (("--arrangement-share", 1.5), r"--arrangement-share cannot be 1.5.*allowed: 0 to 1"),
+        (("--drummers", "missing"), r"cannot read drummers from missing.*it is no folder"),
+        (("--kits", "missing"), r"cannot read kits from missing.*it is no folder"),
+        (("--arrangements", "."), r"cannot read arrangements from \..*it holds no MIDI files"),
     ],
 )
 def test_bad_input_is_refused(refused: Refused, options: tuple[object, ...], match: str) -> None:
     refused("demo-data", "songs", *options, code=2, match=match)
+
+
+def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Path) -> None:
+    write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
+    write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
+    (tmp_path / "midi" / "text.mid").write_text("not MIDI")
+    options = ["--songs", 6, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
+    outcome = stage("demo-data", "songs", *options, *learned, "--json")
+    assert outcome.code == 0
+    assert "Skipped in midi: text.mid: it is no MIDI file." in outcome.stderr
+    known = [read_data(tmp_path / song["path"])["annotations"] for song in outcome.results]
+    assert {data["drummer"].split("/")[0] for data in known if "drummer" in data} == {"drummer1"}
+    pieces = [song for song in outcome.results if song["style"] == "arrangement"]
+    assert pieces
+    for song in pieces:
+        data = read_data(tmp_path / song["path"])
+        assert (song["title"], song["key"]) == ("piece", "")
+        assert {"drums", "bass", "guitar"} <= {stem["stemName"] for stem in data["stems"]}
+        assert (data["annotations"]["key"], data["annotations"]["sections"]) == (None, [])
+    # The same again, with processes; the order of the songs does not matter.
+    first = snapshot(tmp_path / "songs")
+    assert stage("demo-data", "again", *options, *learned, "--jobs", 2).code == 0
+    assert snapshot(tmp_path / "again") == first
+    # A recipe names the folders' content.
+    refused(
+        "demo-data", "songs", *options, code=2, match=r"songs of other settings.*drummers is groove \d+ .*, None here"
+    )
 
 
 def test_a_file_that_is_no_soundfont(refused: Refused, tmp_path: Path) -> None:
@@ -244,9 +277,9 @@ def test_a_folder_without_permission(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stage_cli.core.data.band import song_folder
+    from stage_cli.core.band import demo_data
 
-    real = song_folder._write_wav
+    real = demo_data._write_wav
     left = 4
 
     def fail(path: Path, audio: np.ndarray) -> None:
@@ -256,7 +289,7 @@ def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, m
             raise OSError(28, "No space left on device", str(path))
         real(path, audio)
 
-    monkeypatch.setattr(song_folder, "_write_wav", fail)
+    monkeypatch.setattr(demo_data, "_write_wav", fail)
     outcome = stage("demo-data", "songs", *SMALL)
     assert outcome.code == 1
     assert "No space left" in outcome.stderr

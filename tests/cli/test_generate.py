@@ -445,7 +445,7 @@ def test_continue_may_be_longer_than_the_context(refused: Refused, write_music: 
     context, longer = write_music(seconds=0.5), write_music("longer.wav", seconds=3.0)
     refused(
         "generate", context, "--stem", "drums", "--model", tiny_model_dir, "--continue", longer,
-        code=2, match="longer.wav is as long as the context: nothing is left to write.*give a shorter one",
+        code=2, match="longer.wav is as long as the context: nothing is left to generate.*give a shorter one",
     )  # fmt: skip
 
 

@@ -179,7 +179,7 @@ class TestPlot:
         (["empty"], "no songs in empty"),
         (["set", "--layout", "dsd100"], "--layout cannot be 'dsd100'.*moisesdb"),
         (["set", "--layout", "slakh"], "nothing in it looks like slakh"),
-        (["set", "--beats", "madmom"], "--beats cannot be 'madmom'.*essentia, beat-this, annotations"),
+        (["set", "--beats", "madmom"], "--beats cannot be 'madmom'.*essentia, beat-this, librosa, annotations"),
         (["set", "--jobs", "0"], "--jobs cannot be 0"),
         (["set", "--jobs", "x"], "'x' is not a valid int"),
         (["set", "--shard", "3/2"], "--shard cannot be '3/2'.*for example 2/8"),

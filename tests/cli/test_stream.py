@@ -104,7 +104,7 @@ def test_the_growing_files_name_is_told(
     write_music(seconds=0.5)
     outcome = stage("generate", "mix.wav", "-s", "drums", "-m", tiny_model_dir, "--stream", "stem.wav", "--mix")
     assert outcome.code == 0
-    assert "To be heard while it is made: stem.wav.part, stem.mix.wav.part" in outcome.stderr
+    assert "Growing while it is generated: stem.wav.part, stem.mix.wav.part" in outcome.stderr
     assert outcome.stdout.splitlines()[1].startswith("stem.wav\t0.50\t")
 
 

@@ -16,9 +16,9 @@ import soxr
 
 from data.layout_sets import UUIDS, noise, write, write_moisesdb, write_musdb, write_slakh
 from data.songs import Truth, compose
-from stage_cli.core.data.band.demo_data import write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.settings import DemoSettings
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.demo_data import write_demo_data
+from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.data.layouts import find_songs, read_song
 from stage_cli.core.data.layouts.source import Annotations
 from stage_cli.core.data.prepare import PreparedSong, prepare_song, prepare_songs
@@ -473,7 +473,7 @@ class TestShards:
 
 
 def test_wrong_settings(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"`beats` cannot be 'madmom'.*essentia, beat-this, annotations"):
+    with pytest.raises(UsageError, match=r"`beats` cannot be 'madmom'.*essentia, beat-this, librosa, annotations"):
         PrepareSettings(beats="madmom")
     with pytest.raises(UsageError, match="`tags`: there is no folder"):
         PrepareSettings(tags=tmp_path / "missing")

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.evaluation.report.results import ClipResult, Failure, Metric, Output, Results, Summary, SystemResult
+from stage_cli.core.evaluation.report.results import (
+    ClipResult,
+    Failure,
+    Metric,
+    Results,
+    Summary,
+    SystemResult,
+    TakeResult,
+)
 
 RATE = 32_000
 NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
@@ -15,6 +23,7 @@ NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
 METRICS = {
     "beat_f1": Metric("Beat F1", "", "higher", "Beats of the stem that fall on the song's.", "item", (0.0, 1.0)),
     "onset_f": Metric("Onset F", "", "higher", "How well the notes sit on the grid of eighths.", "item", (0.0, 1.0)),
+    "onset_f_over_shuffled": Metric("Onset F: own − shuffled", "", "higher", "Whether it follows.", "set", (-1.0, 1.0)),
     "tempo_error": Metric("Tempo error", "", "lower", "How far the tempo is off, half and double time aside.", "item"),
     "loudness": Metric("Loudness", "LUFS", "none", "How loud the stem is.", "item"),
     "loudness_difference": Metric("Loudness difference", "dB", "lower", "How far it is from the true stem.", "item"),
@@ -98,7 +107,7 @@ def write_example(
                 }
             silent = system.name == "silence"
             outputs.append(
-                Output(
+                TakeResult(
                     system.name,
                     seed=number,
                     metrics={
@@ -168,8 +177,8 @@ def with_failures(results: Results) -> Results:
     first, *rest = results.items
     lost, broken, *others = first.outputs
     outputs = (
-        Output(lost.system, lost.seed, lost.metrics, files={**lost.files, "generated": "audio/lost.flac"}),
-        Output(broken.system, broken.seed, dict.fromkeys(broken.metrics), error="the stem is silent"),
+        TakeResult(lost.system, lost.seed, lost.metrics, files={**lost.files, "generated": "audio/lost.flac"}),
+        TakeResult(broken.system, broken.seed, dict.fromkeys(broken.metrics), error="the stem is silent"),
         *others,
     )
     changed = {**first.__dict__, "outputs": outputs}
@@ -203,7 +212,9 @@ def _summaries(items: list[ClipResult], systems: int) -> list[Summary]:
                 else:
                     kept, distance = chosen, distances[system.name]
                     value = {"fad_codec": distance, "kad_codec": distance / 9}.get(name, _QUALITY[system.name])
-                    spread = 0.1 * value
+                    if name == "onset_f_over_shuffled":
+                        value -= _QUALITY["shuffled"]
+                    spread = 0.1 * abs(value)
                 low, high = (None, None) if value is None else (value - spread, value + spread)
                 if metric.range and value is not None:
                     low, high = max(low, metric.range[0]), min(high, metric.range[1])

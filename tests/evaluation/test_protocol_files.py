@@ -12,10 +12,10 @@ import pytest
 import soundfile
 import torch
 
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.codec.codec import Codec
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
-from stage_cli.core.data.band.demo_data import compose_and_render
 from stage_cli.core.evaluation import models, run
 from stage_cli.core.evaluation.clips import FileClips, matching, read_truth
 from stage_cli.core.evaluation.intervals import paired_difference

@@ -11,10 +11,10 @@ from random_weights import randomise
 from torch import Tensor
 
 from generation.test_threads import Clock, int8_model, two_threads  # noqa: F401 - a fixture that is used by itself
-from stage_cli.core.generation import graphs, song
+from stage_cli.core.generation import song, threads
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.graphs import StepThreads
 from stage_cli.core.generation.song import decode_pieces, decode_window, generate_song, uniform_numbers
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -154,7 +154,7 @@ def test_an_iterator_that_is_closed_gives_the_threads_back() -> None:
 
 def test_the_time_of_other_work_is_not_a_steps_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock({2: 0.03, 1: 0.05})
-    monkeypatch.setattr(graphs.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
     with StepThreads(int8_model(), 2) as steps:
         clock.run(steps, 10)
         used = []

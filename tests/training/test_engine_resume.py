@@ -48,7 +48,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("step", [1, 7])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(variant: str, step: int, tmp_path: Path) -> None:
     tables = dict(VARIANTS[variant])
     options = tables.pop("task", {})

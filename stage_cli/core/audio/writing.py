@@ -12,6 +12,7 @@ import secrets
 import stat
 import struct
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -248,10 +249,29 @@ def _delete(part: Path, process: int) -> None:
             part.unlink()
 
 
+CEILING = 10 ** (-0.1 / 20)
+"""What is too loud is turned down to this peak, 0.1 dB under full scale."""
+
+
+def gain_for(peak: float) -> float:
+    """Return the factor, at most 1, that brings a peak under full scale."""
+    return 1.0 if peak <= 1.0 else CEILING / peak
+
+
+def scaled(block: np.ndarray, gain: float) -> np.ndarray:
+    """Return a block of any shape turned down by a gain, within ±1; with a gain of 1 the block itself."""
+    return np.clip(block * np.float32(gain), -1.0, 1.0) if gain < 1 else block
+
+
+def write_scaled(blocks: Iterable[np.ndarray], writer: AtomicAudioWriter, gain: float) -> None:
+    """Write blocks, turned down by a gain."""
+    for block in blocks:
+        writer.write(scaled(block, gain))
+
+
 _LIVE_BYTES = 2
 _FULL_SCALE = 2**15
-# Where what was too loud is turned down to, and in how many seconds.
-_CEILING, _FADE_SECONDS = 10 ** (-0.1 / 20), 0.005
+_FADE_SECONDS = 0.005  # in which a live stream is turned down
 # What stands for a size that 32 bits do not hold: readers then go on to the end.
 _UNKNOWN_SIZE = 2**32 - 1
 
@@ -290,7 +310,7 @@ class LiveWav:
             return
         peak = float(np.abs(block).max())
         self.peak = max(self.peak, peak)
-        before, self.gain = self.gain, self.gain if peak * self.gain <= 1 else _CEILING / peak
+        before, self.gain = self.gain, self.gain if peak * self.gain <= 1 else CEILING / peak
         # A step in the gain would click. What rises within the fade is cut, at worst for its length.
         gains = np.full(len(block), self.gain, dtype=np.float32)
         fade = min(self._fade_frames, len(block))

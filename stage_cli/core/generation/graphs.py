@@ -4,32 +4,20 @@ A decode step is some hundred small kernels; starting them one by one takes the 
 device needs to run them. A CUDA graph starts them all at once, but only on the very memory that it was recorded with.
 So caches, tokens, random numbers and even the number of the step lie in buffers on the device, and windows of the same
 shape take turns in them (https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/).
-
-How many threads a decode step gets on a CPU: all of them, or one where they only wait for each other.
-
-A step is a hundred small products with a barrier after each. On an idle machine all threads together are fastest;
-beside one other busy program a barrier waits for a whole time slice, and a step takes ten times as long as on one
-thread (docs/dev/benchmarks.md). So both are measured now and then while decoding, and the faster one is taken.
-
-That is for int8 models: their kernels give the same bits on any number of threads, so that a seed still fixes the
-tokens. Others get all threads. Where a step is so small that more of them gain little, there is one always.
 """
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.window import Draws, Rows, draw, heard_between
+from stage_cli.core.generation.window import Rows, UniformNumbers, context_states_between, sample_tokens
 from stage_cli.core.lm.layout import undelay
 from stage_cli.core.lm.steps import Past, StaticMemory
 from stage_cli.core.lm.transformer import LanguageModel
@@ -70,14 +58,14 @@ class Shape:
     config: tuple[tuple[str, float], ...]
 
     @classmethod
-    def of(cls, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, config: GenerationConfig) -> Shape:
+    def of(cls, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, config: GenerationConfig) -> Shape:
         """Return the shape of a window."""
-        heard, samples = groups[0].heard, draws.uniforms.shape[0]
+        context_states, samples = groups[0].context_states, numbers.uniforms.shape[0]
         return cls(
             samples,
-            draws.steps,
+            numbers.steps,
             tuple(Past.of(rows.cache, samples) for rows in groups),
-            0 if heard is None else heard.shape[1],
+            0 if context_states is None else context_states.shape[1],
             (lm.embeddings.data_ptr(), lm.dtype),
             tuple(sorted(config.sampling.items())),
         )
@@ -107,28 +95,30 @@ class Recording:
         self.tokens = torch.zeros(rows, K, shape.steps + 1, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(shape.rows, K, shape.steps, device=device)
         self._writable = torch.zeros(shape.rows, K, shape.steps, dtype=torch.bool, device=device)
-        self._heard = None
+        self._context_states = None
         if shape.places:
-            self._heard = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
+            self._context_states = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self.windows = 0
         self._span = max(SHORTEST_SPAN, -(-shape.steps // GRAPHS))
         self._ends = [*range(self._span, shape.steps, self._span), shape.steps]
         self._graphs = self._record(lm) if device.type == "cuda" else []
 
-    def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
+    def begin(self, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, kept: int) -> None:
         """Take over a window, and feed its known frames but the newest."""
         self.windows += 1
         self._memory.load([rows.cache for rows in groups])
-        self.tokens.copy_(torch.cat([rows.between(-1, draws.steps) for rows in groups]))
-        self._uniforms.copy_(draws.uniforms)
-        self._writable.copy_(draws.writable)
-        if self._heard is not None:
-            self._heard.copy_(torch.cat([rows.heard for rows in groups if rows.heard is not None]))
+        self.tokens.copy_(torch.cat([rows.between(-1, numbers.steps) for rows in groups]))
+        self._uniforms.copy_(numbers.uniforms)
+        self._writable.copy_(numbers.writable)
+        if self._context_states is not None:
+            self._context_states.copy_(
+                torch.cat([rows.context_states for rows in groups if rows.context_states is not None])
+            )
         self._step.fill_(kept)
         self._memory.look_until(self._ends[-1])
         if kept:
-            lm.advance(self.tokens[:, :, :kept], self._memory, heard_between(groups, -1, kept - 1))
+            lm.advance(self.tokens[:, :, :kept], self._memory, context_states_between(groups, -1, kept - 1))
 
     def run(self, lm: LanguageModel, step: int) -> None:
         """Take a step, the next one."""
@@ -142,9 +132,9 @@ class Recording:
     def _take_step(self, lm: LanguageModel) -> None:
         """Feed, draw, write. Nothing in here may ask the device for a number."""
         step = self._step
-        heard = None if self._heard is None else self._heard.index_select(1, step)
-        logits = lm.advance(self.tokens.index_select(2, step), self._memory, heard)
-        tokens = draw(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
+        context_states = None if self._context_states is None else self._context_states.index_select(1, step)
+        logits = lm.advance(self.tokens.index_select(2, step), self._memory, context_states)
+        tokens = sample_tokens(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
         here = self.tokens.index_select(2, step + 1)
         writable = self._writable.index_select(2, step).repeat(self._groups, 1, 1)
         written = torch.where(writable, tokens.repeat(self._groups, 1)[:, :, None], here)
@@ -192,11 +182,11 @@ class StaticSteps:
     """
 
     def __init__(
-        self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int, config: GenerationConfig
+        self, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, kept: int, config: GenerationConfig
     ) -> None:
-        self._lm, self._rows = lm, draws.uniforms.shape[0]
-        self._recording = _recording(lm, Shape.of(lm, groups, draws, config), config)
-        self._recording.begin(lm, groups, draws, kept)
+        self._lm, self._rows = lm, numbers.uniforms.shape[0]
+        self._recording = _recording(lm, Shape.of(lm, groups, numbers, config), config)
+        self._recording.begin(lm, groups, numbers, kept)
         self._window = self._recording.windows
         self._done: list[torch.cuda.Event] = []
 
@@ -236,86 +226,3 @@ def _recording(lm: LanguageModel, shape: Shape, config: GenerationConfig) -> Rec
         kept.popitem(last=False)
     kept[shape] = Recording(lm, shape, config)
     return kept[shape]
-
-
-PROBE_STEPS = 2
-PERIOD_STEPS = 40
-# A step this many times slower than the other choice's last ones ends the period at once.
-TOO_SLOW = 1.5
-# Weights times rows up to which there is one thread. Two rows of a model of 7 million weights gain nothing by a second
-# one (docs/dev/benchmarks.md), and what eight rows of it gain is lost as soon as something else runs.
-SMALL_STEP = 32_000_000
-
-
-class StepThreads:
-    """A context manager around the steps of one window; torch's number of threads is as before when it is left.
-
-    Args:
-        lm: whose steps they are; nothing happens unless it is on a CPU, with more than one thread, and int8 or small.
-        rows: of the batch.
-    """
-
-    def __init__(self, lm: LanguageModel, rows: int) -> None:
-        self._all = torch.get_num_threads()
-        on_cpu = self._all > 1 and lm.embeddings.device.type == "cpu"
-        small = lm.config.parameters * rows <= SMALL_STEP
-        self._measures = on_cpu and lm.quantized and not small
-        self._active = self._measures or (on_cpu and small)
-        self._seconds = {self._all: 0.0, 1: 0.0}
-        self._step = 0
-        self._began = 0.0
-        self._paused = False
-
-    def __enter__(self) -> StepThreads:
-        self._began = time.perf_counter()
-        if self._active:
-            torch.set_num_threads(self._all if self._measures else 1)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._active:
-            torch.set_num_threads(self._all)
-
-    def step_done(self) -> None:
-        """Take the time of the step that has just ended, and choose the threads of the next one."""
-        if not self._measures:
-            return
-        now = time.perf_counter()
-        seconds, self._began = now - self._began, now
-        if self._paused:
-            # Other work has taken time, and the processor's caches: this says nothing of a step.
-            self._paused = False
-            return
-        current = torch.get_num_threads()
-        # The first step after a change pays for the change: a probe counts its best one.
-        probing, first = self._step < 2 * PROBE_STEPS, self._step % PROBE_STEPS == 0
-        self._seconds[current] = seconds if first or not probing else min(seconds, self._seconds[current])
-        self._step += 1
-        other = 1 if current == self._all else self._all
-        if not probing and seconds > TOO_SLOW * self._seconds[other]:
-            self._step = 0
-        if self._step >= PERIOD_STEPS:
-            self._step = 0
-        torch.set_num_threads(self._choice())
-
-    @contextmanager
-    def paused(self) -> Generator[None]:
-        """Give all threads back to other work in the middle of a step; that step's time is not counted."""
-        if not self._active:
-            yield
-            return
-        chosen, self._paused = torch.get_num_threads(), True
-        torch.set_num_threads(self._all)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(chosen)
-
-    def _choice(self) -> int:
-        if self._step < PROBE_STEPS:
-            return self._all
-        if self._step < 2 * PROBE_STEPS:
-            return 1
-        return min(self._seconds, key=lambda threads: self._seconds[threads])

@@ -225,7 +225,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("pedal_hat", r"(pedal|foot).*(hat|hh)|(hat|hh|hihat).*(pedal|foot)|\bphh\b|\bhhp\b"),
     ("closed_hat", r"clos.*(hat|hh)|(hat|hh|hihat).*clos|\bchh?\b|\bhhc\b|hi ?hat|\bhats?\b|\bhh\b"),
     ("side_stick", r"side ?stick|rim ?click|cross ?stick|\brim\b|\bxstick\b|clap"),
-    ("kick", r"kick|bass ?drum|\bbd\b|\bkd\b|\bkik\b"),
+    ("kick", r"kick|bass ?drum|\bbd\b|\bkd(rum)?\b|\bkik\b"),
     ("snare", r"snare|\bsn?d?\b|\bsnr\b|rim ?shot"),
     ("ride", r"ride|\brd\b"),
     ("crash", r"crash|splash|china|cymbal|\bcy\b|\bcr\b"),
