@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the table in PROVENANCE
 """Make the kits and instruments of stage_cli/assets from a folder of CC0 one-shots.
 
     python docs/scripts/make_kits.py MATERIAL [--out stage_cli/assets] [--only acoustic]
