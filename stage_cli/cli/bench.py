@@ -54,10 +54,7 @@ def bench(
     offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure how fast this machine is: loading, each part of a window, whole stems, memory.
-
-    stage bench --precision float32,int8
-    """
+    """Measure how fast this machine is: loading, each part of a window, whole stems, memory."""
     config = BenchConfig(
         model=model,
         random=random,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
-from stage_cli.core.weights.checkpoint import read_own_config
+from stage_cli.core.weights.configs import read_own_config
 from stage_cli.core.weights.hub import (
     ASSETS,
     BUNDLED_PREFIX,
