@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch
 from environment import describe
 
-from stage_cli.core.generation import graphs as threads
+from stage_cli.core.generation import threads
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_window
 from stage_cli.core.model import StageModel

@@ -11,11 +11,10 @@ from random_weights import randomise
 from torch import Tensor
 
 from generation.test_threads import Clock, int8_model, two_threads  # noqa: F401 - a fixture that is used by itself
-from stage_cli.core.generation import song
-from stage_cli.core.generation import graphs as threads
+from stage_cli.core.generation import song, threads
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_pieces, decode_window, generate_song, uniform_numbers
-from stage_cli.core.generation.graphs import StepThreads
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from random_weights import randomise
 
-from stage_cli.core.generation import graphs as threads
+from stage_cli.core.generation import threads
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_window
-from stage_cli.core.generation.graphs import StepThreads
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.cache import KVCache, common_memory
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.linear import Int8Linear

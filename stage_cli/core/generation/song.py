@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.graphs import StaticSteps
-from stage_cli.core.generation.graphs import StepThreads
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.generation.window import PlainSteps, Steps, UniformNumbers, prefill
 from stage_cli.core.lm.transformer import LanguageModel
 
