@@ -54,7 +54,10 @@ def bench(
     offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure how fast this machine is: loading, each part of a window, whole stems, memory."""
+    """Measure how fast this machine is: loading, each part of a window, whole stems, memory.
+
+    stage bench --precision float32,int8
+    """
     config = BenchConfig(
         model=model,
         random=random,

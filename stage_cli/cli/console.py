@@ -36,27 +36,6 @@ class Command(TyperCommand):
         _options.update(self._spelled())
         return super().invoke(ctx)
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options under the heads of their panels, in plain text: importing rich would take longer."""
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                is_argument = parameter.param_type_name == "argument"
-                panel = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
-                panels.setdefault(panel, []).append(record)
-        first = [panel for panel in ("Arguments", "Options") if panel in panels]
-        for panel in dict.fromkeys([*first, *panels]):
-            with formatter.section(panel):
-                formatter.write_dl(panels[panel])
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples, a line each, as they are typed."""
-        del ctx
-        if self.epilog:
-            with formatter.section("Examples"):
-                for line in self.epilog.splitlines():
-                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
-
     def _spelled(self) -> dict[str, str]:
         spelled = {}
         for parameter in self.params:
@@ -121,40 +100,12 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    terminal = Console(stderr=to_stderr)
-    if not _fits(columns, rows, terminal.width):
-        for row in rows:
-            for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
-                label = f"{column}: " if column and index else ""
-                terminal.print(Text(f"{'  ' if index else ''}{label}{cell}"), soft_wrap=True)
-        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        is_last = index == len(columns) - 1
-        # What something is called is never folded; the last column takes what room is left.
-        table.add_column(
-            column,
-            justify="right" if index in right else "left",
-            overflow="fold",
-            no_wrap=not is_last,
-            min_width=None if is_last else _width(columns, rows, index),
-        )
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    terminal.print(table)
-
-
-_NARROWEST = 16  # of a last column, which holds what may be folded
-
-
-def _width(columns: Sequence[str], rows: Sequence[Sequence[str]], index: int) -> int:
-    return max([len(columns[index]), *(len(row[index]) for row in rows)])
-
-
-def _fits(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Whether a table has room for all columns as they are, but for the last one, which may be folded."""
-    widths = [_width(columns, rows, index) for index in range(len(columns))]
-    return sum(widths[:-1]) + min(widths[-1], _NARROWEST) + 2 * (len(columns) - 1) <= width
+    Console(stderr=to_stderr).print(table)
 
 
 @contextmanager

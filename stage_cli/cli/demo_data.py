@@ -12,7 +12,6 @@ import typer
 
 from stage_cli.cli import console
 from stage_cli.cli.options import JsonOption
-from stage_cli.cli.values import seconds
 from stage_cli.core.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
 
 _DEFAULTS = DemoSettings()
@@ -21,10 +20,8 @@ _MOST_NAMED = 5
 
 def demo_data(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the songs; new, empty, or to go on with.")],
-    songs: Annotated[int, typer.Option("--songs", help="How many songs.")] = _DEFAULTS.songs,
-    duration: Annotated[
-        float, typer.Option("--duration", parser=seconds, metavar="TIME", help="Length of each song.")
-    ] = _DEFAULTS.seconds,
+    songs: Annotated[int, typer.Option("--songs", "-n", help="How many songs.")] = _DEFAULTS.songs,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of each song.")] = _DEFAULTS.seconds,
     seed: Annotated[int, typer.Option("--seed", help="Fixes the songs; another seed, other songs.")] = _DEFAULTS.seed,
     sounds: Annotated[
         str, typer.Option("--sounds", help=f"{', '.join(SOUNDS)}; auto is a soundfont if there is one, else synth.")
@@ -53,14 +50,15 @@ def demo_data(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
     json: JsonOption = False,
-    # Earlier spellings.
-    count: Annotated[int | None, typer.Option("-n", hidden=True)] = None,
-    song_seconds: Annotated[float | None, typer.Option("--seconds", parser=seconds, hidden=True)] = None,
 ) -> None:
-    """Write synthetic band songs in MoisesDB's layout, to try everything without a data set."""
-    songs, duration = (songs if count is None else count), (duration if song_seconds is None else song_seconds)
+    """Write synthetic band songs in MoisesDB's layout, to try everything without a data set.
+
+    stage demo-data songs --songs 20 --seconds 30 --seed 1
+
+    stage demo-data songs --drummers groove --arrangements midi
+    """
     settings = DemoSettings(
-        songs, duration, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
+        songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
     )
     check_jobs(jobs)
     # Imported here, for argument errors answer without numpy.
@@ -101,10 +99,10 @@ def demo_data(
         _print_skipped(folder, library.skipped[before:])
     if json:
         return
-    speed = written * duration / max(time.perf_counter() - began, 1e-9)
+    speed = written * seconds / max(time.perf_counter() - began, 1e-9)
     console.print_table(
         ("folder", "written", "kept", "seconds each", "× real time"),
-        [(str(output), f"{written}", f"{kept}", f"{duration:g}", f"{speed:.1f}" if written else "–")],
+        [(str(output), f"{written}", f"{kept}", f"{seconds:g}", f"{speed:.1f}" if written else "–")],
         right=range(1, 5),
     )
 

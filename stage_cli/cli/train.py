@@ -36,7 +36,10 @@ def train(
     offline: OfflineOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event on stdout.")] = False,
 ) -> None:
-    """Train or fine-tune a model as a TOML file says."""
+    """Train or fine-tune a model as a TOML file says.
+
+    stage train --config drums --set data.root=prepared/moisesdb
+    """
     # One of several processes (torchrun) speaks; wrong use is the same for all of them.
     speaks = os.environ.get("RANK", "0") == "0"
     again = ["stage", "train", "--config", str(config), *(part for text in changes or [] for part in ("--set", text))]

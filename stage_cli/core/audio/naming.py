@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +13,6 @@ AUDIO_SUFFIXES: frozenset[str] = frozenset(
     (".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".caf", ".w64", ".au", ".snd")
 )
 """File name endings, in lower case, of the formats that libsndfile reads."""
-
-
-_METRONOME = re.compile(r"\d+(\.\d+)?bpm")  # what stems for a tempo alone are named after
 
 
 def output_path(
@@ -43,8 +39,8 @@ def find_audio(paths: Sequence[Path]) -> list[Path]:
     """List audio files: files as they are given, folders replaced by the audio files directly inside, by name.
 
     In folders, hidden and unfinished (`.part`) files are left out, and so are stems that this program wrote
-    (`mix.drums.wav`, where a `mix` in any audio format lies beside it, and `120bpm.drums.wav`). A file named by hand is
-    always kept. No path is listed twice.
+    (`mix.drums.wav`, where a `mix` in any audio format lies beside it). A file named by hand is always kept.
+    No path is listed twice.
 
     Raises:
         UsageError: a folder holds no audio.
@@ -87,5 +83,4 @@ def _is_own_output(path: Path, songs: set[str]) -> bool:
         parts.pop()
     if len(parts) > 1 and parts[-1].isdecimal():
         parts.pop()
-    song = ".".join(parts[:-1])
-    return len(parts) > 1 and parts[-1] in STEMS and (song in songs or _METRONOME.fullmatch(song) is not None)
+    return len(parts) > 1 and parts[-1] in STEMS and ".".join(parts[:-1]) in songs

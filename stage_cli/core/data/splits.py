@@ -33,8 +33,7 @@ class Split:
 def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     """Divide the songs that can give items for the config's target.
 
-    "last" is the published split: the last `validation_songs` by id of those that have the target stem, fewer where
-    there are few songs (`validation_count`). "fraction"
+    "last" is the published split: the last `validation_songs` by id of those that have the target stem. "fraction"
     decides for each song from a hash of what it is called, so adding songs moves no other one to the other side.
     Twins of validation songs (the same artist and title in another data set) are left out of the training.
 
@@ -49,7 +48,7 @@ def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     if config.split == "none":
         return Split(tuple(usable), ())
     if config.split == "last":
-        validation = usable[-validation_count(len(usable), config.validation_songs) :]
+        validation = usable[-config.validation_songs :]
     elif config.split == "fraction":
         validation = [song for song in usable if _share(song, config.split_seed) < config.validation_fraction]
     else:
@@ -70,16 +69,6 @@ def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
             next_step=f'change data.{key}, or train without validation: data.split = "none"',
         )
     return Split(training, tuple(validation), left_out)
-
-
-def validation_count(songs: int, wanted: int) -> int:
-    """Return how many of the songs validate: as many as are wanted, or a fifth where too few were left to learn from.
-
-    Args:
-        songs: that can be used.
-        wanted: `validation_songs`.
-    """
-    return wanted if songs - wanted >= max(1, wanted // 4) else max(1, songs // 5)
 
 
 def identities(song: IndexedSong) -> frozenset[str]:

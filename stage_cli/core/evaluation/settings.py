@@ -192,8 +192,6 @@ class EvaluationConfig:
         ]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} do not go together", next_step="make two reports")
-        if self.metronome_set and self.songs is not None:
-            raise UsageError("`songs` goes with `data`", why="the metronome set has a clip of every tempo")
         if not given:
             raise UsageError(
                 "There is nothing to evaluate on",

@@ -92,9 +92,6 @@ def train(
             tell(Noted(text.format(config.run.precision, processes.precision)))
         make = _stem_setup if config.codec is None else _codec_setup
         parts = make(config, processes, tell, offline=offline)
-        validating, wanted = len(getattr(parts.task, "validation_songs", ())), config.data.validation_songs
-        if processes.is_main and config.data.split == "last" and validating < wanted:
-            tell(Noted(f"There are few songs: {validating} of them validate, not data.validation_songs = {wanted}."))
         loop = Loop(
             config,
             parts.task,

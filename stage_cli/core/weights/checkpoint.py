@@ -1,6 +1,6 @@
 """From files to a plan: which config, which tensor of ours from which file. Nothing is read but names and shapes.
 
-`load_codec` loads a codec alone, wherever it lies: in a directory of its own, or in a model's.
+Load a codec alone, wherever it lies: in a directory of its own, or in a model's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,6 @@ from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_TYPE, AdapterConfig, find_base, read_adapter_config
 from stage_cli.core.weights.adapters import open_adapters
-from stage_cli.core.weights.configs import (
-    CODEC_TYPE,
-    read_codec_config,
-    read_own_config,
-    shared_codec,
-)
 from stage_cli.core.weights.formats import (
     FORMATS,
     TRANSFORMERS,
@@ -41,6 +35,7 @@ from stage_cli.core.weights.formats import (
     same,
 )
 from stage_cli.core.weights.hub import HUB_ID, fetch_model, resolve
+from stage_cli.core.weights.own_config import CODEC_TYPE, read_codec_config, read_own_config, shared_codec
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
 

@@ -13,7 +13,6 @@ Hub files lie in the Hub's own cache. Files are resolved first and read later.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -180,15 +179,6 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
     match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
-    if "/" in name and (folder := Path(name).parent).is_dir():
-        near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_dir()], n=1)
-        raise UsageError(
-            f"there is no folder {name}",
-            why=f"did you mean {folder / near[0]}?"
-            if near
-            else f"the folder {folder} is here, and holds no {path.name}",
-            next_step="name a folder that is there; for a model on the Hub, work where no folder has its owner's name",
-        )
     return fetch_model(match["repository"], match["revision"], offline=offline, network=network)
 
 

@@ -1,7 +1,7 @@
-"""The `config.json` of a model or a codec of our own. Imports no torch, so that listing and showing models is quick.
+"""The `config.json` of models and codecs of our own.
 
-Models that were trained on one codec can share its file: their config then names the codec's directory, which lies
-beside the model's, instead of its sizes.
+Models that were trained on one codec can share its file: their config then names the codec's directory, beside the
+model's or inside it, instead of its sizes. Imports no torch, so that listing models is quick.
 """
 
 from __future__ import annotations
