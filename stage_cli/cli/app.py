@@ -6,30 +6,18 @@ import errno
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from stage_cli import __version__
 from stage_cli.cli import bench, demo_data, docs, evaluate, generate, models, prepare_data, process, train
 from stage_cli.cli.console import Command, print_error, print_note
+from stage_cli.cli.help import Group
 from stage_cli.errors import StageError
 
 INTERRUPTED = 130
 
 
-class ErrorGroup(TyperGroup):
+class ErrorGroup(Group):
     """A group of commands whose errors are told to the user, not traced."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands with their whole first sentences."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, command.get_short_help_str(limit=1000))
-                    for name, command in commands
-                    if command is not None and not command.hidden
-                ]
-            )
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; 0 is success, 1 a failure, 2 wrong use, 130 Ctrl-C."""
@@ -64,70 +52,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join(lines)
-
-
-app.command(
-    "generate",
-    cls=Command,
-    epilog=_examples(
-        "stage generate --context mix.wav --stem drums",
-        "stage generate --context songs/ --stem bass --variations 3 --mix",
-        "stage generate --bpm 120 --duration 20 --stem drums --stream - | aplay",
-    ),
-)(generate.generate)
-app.command(
-    "demo-data",
-    cls=Command,
-    epilog=_examples(
-        "stage demo-data songs --songs 20 --duration 30 --seed 1",
-        "stage demo-data songs --sounds synth --jobs 4",
-        "stage demo-data songs --drummers groove --arrangements midi",
-    ),
-)(demo_data.demo_data)
-_PREPARE_EXAMPLES = _examples(
-    "stage prepare-data moisesdb/",
-    "stage prepare-data musdb18hq/ --output prepared --jobs 4",
-    "stage prepare-data prepared --shards shards",
-)
-app.command("prepare-data", cls=Command, epilog=_PREPARE_EXAMPLES)(prepare_data.prepare_data)
-app.command("prepare", cls=Command, epilog=_PREPARE_EXAMPLES, short_help="The same as prepare-data.")(
-    prepare_data.prepare_data
-)
-app.command(
-    "train",
-    cls=Command,
-    epilog=_examples(
-        "stage train --config tiny --set data.root=prepared",
-        "stage train --config drums.toml --resume",
-        "stage train --config drums.toml --dry-run",
-    ),
-)(train.train)
-app.command(
-    "evaluate",
-    cls=Command,
-    epilog=_examples(
-        "stage evaluate --model stage-drums --data prepared --stem drums --output report",
-        "stage evaluate --model bundled-drums --metronome-set --output report",
-        "stage evaluate --generated stems --context songs --reference true --output report",
-    ),
-)(evaluate.evaluate)
-app.command(
-    "bench",
-    cls=Command,
-    epilog=_examples(
-        "stage bench",
-        "stage bench --model stage-drums --precision int8,bfloat16",
-        "stage bench --random musicgen-small --lengths 30,60,120 --plot lengths.png",
-    ),
-)(bench.bench)
+app.command("generate", cls=Command)(generate.generate)
+app.command("demo-data", cls=Command)(demo_data.demo_data)
+app.command("prepare-data", cls=Command)(prepare_data.prepare_data)
+app.command("prepare", cls=Command, short_help="The same as prepare-data.")(prepare_data.prepare_data)
+app.command("train", cls=Command)(train.train)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("bench", cls=Command)(bench.bench)
 app.add_typer(models.app, name="models")
-app.command("docs", cls=Command, epilog=_examples("stage docs", "stage docs generate", "stage docs train | less"))(
-    docs.docs
-)
+app.command("docs", cls=Command)(docs.docs)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, values
 from stage_cli.cli.options import JsonOption
-from stage_cli.cli.values import seconds
 from stage_cli.core.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
 
 _DEFAULTS = DemoSettings()
@@ -22,8 +21,11 @@ _MOST_NAMED = 5
 def demo_data(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the songs; new, empty, or to go on with.")],
     songs: Annotated[int, typer.Option("--songs", help="How many songs.")] = _DEFAULTS.songs,
-    duration: Annotated[
-        float, typer.Option("--duration", parser=seconds, metavar="TIME", help="Length of each song.")
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--duration", metavar="TIME", parser=values.seconds("--duration"), help="Length of each song: 90 or 1:30."
+        ),
     ] = _DEFAULTS.seconds,
     seed: Annotated[int, typer.Option("--seed", help="Fixes the songs; another seed, other songs.")] = _DEFAULTS.seed,
     sounds: Annotated[
@@ -53,14 +55,10 @@ def demo_data(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
     json: JsonOption = False,
-    # Earlier spellings.
-    count: Annotated[int | None, typer.Option("-n", hidden=True)] = None,
-    song_seconds: Annotated[float | None, typer.Option("--seconds", parser=seconds, hidden=True)] = None,
 ) -> None:
     """Write synthetic band songs in MoisesDB's layout, to try everything without a data set."""
-    songs, duration = (songs if count is None else count), (duration if song_seconds is None else song_seconds)
     settings = DemoSettings(
-        songs, duration, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
+        songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
     )
     check_jobs(jobs)
     # Imported here, for argument errors answer without numpy.
@@ -101,10 +99,10 @@ def demo_data(
         _print_skipped(folder, library.skipped[before:])
     if json:
         return
-    speed = written * duration / max(time.perf_counter() - began, 1e-9)
+    speed = written * seconds / max(time.perf_counter() - began, 1e-9)
     console.print_table(
         ("folder", "written", "kept", "seconds each", "× real time"),
-        [(str(output), f"{written}", f"{kept}", f"{duration:g}", f"{speed:.1f}" if written else "–")],
+        [(str(output), f"{written}", f"{kept}", f"{seconds:g}", f"{speed:.1f}" if written else "–")],
         right=range(1, 5),
     )
 

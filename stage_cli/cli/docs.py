@@ -19,7 +19,14 @@ def docs(
         str, typer.Argument(metavar="[PAGE]", help="Such as generate, models, train; lists all if left out.")
     ] = "",
 ) -> None:
-    """Print a page of the documentation."""
+    """Print a page of the documentation.
+
+    stage docs
+
+    stage docs generate
+
+    stage docs training.schema > training.schema.json
+    """
     pages = {path.stem: path for path in sorted(_folder().iterdir()) if path.suffix in (".md", ".json")}
     if not page:
         for name, path in pages.items():

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stage_cli.cli import console
+from stage_cli.cli.help import Group, complete_model, complete_stem
 from stage_cli.cli.options import JsonOption, OfflineOption
-from stage_cli.cli.values import complete_model, complete_stem
 from stage_cli.errors import UsageError, WeightsError
 
-app = typer.Typer(help="List, show, pull, import, merge and push models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Group, help="List, show, pull, import, merge and push models.", no_args_is_help=True, rich_markup_mode=None
+)
 
 NameArgument = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.", autocompletion=complete_model),
+    str, typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.", autocompletion=complete_model)
 ]
 
 
@@ -39,13 +41,17 @@ def list_models(json: JsonOption = False) -> None:
             })  # fmt: skip
         rows.append((model.name, model.stem or "–", f"{model.parameters:.0f} M", model.licence, where, model.note))
     if not json:
-        console.print_table(("name", "stem", "size", "licence", "where", "note"), rows, right=(2,))
+        columns = ("name", "stem", "size", "licence", "where", "note")
+        if sys.stdout.isatty() and not console.fits(columns, rows):  # `stage models show` tells the rest
+            columns, rows = columns[:4], [row[:4] for row in rows]
+        console.print_table(columns, rows, right=(2,))
 
 
 @app.command("show", cls=console.Command)
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
     from stage_cli.core.codec.config import CodecConfig
+    from stage_cli.core.model_config import StageConfig
     from stage_cli.core.weights.adapter_config import AdapterConfig
     from stage_cli.core.weights.hub import resolve
     from stage_cli.core.weights.inspection import adapter_missing_offline, adapter_size, missing_offline, own_config
@@ -53,12 +59,14 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
     directory = resolve(name, offline=offline)
     own = own_config(directory)
     adapter = own if isinstance(own, AdapterConfig) else None
-    if own is None:
+    if adapter is not None:
+        config = adapter.model
+    elif isinstance(own, StageConfig):
+        config = own
+    else:  # a published checkpoint says what it is in its tensors: reading those needs torch
         from stage_cli.core.weights.checkpoint import plan_directory
 
         config = plan_directory(directory, offline=offline).config
-    else:
-        config = own.model if isinstance(own, AdapterConfig) else own
     codec, lm = config.codec, config.lm
     codec_name = "EnCodec" if isinstance(codec, CodecConfig) else "spectral codec"
     facts = {
@@ -74,9 +82,12 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
         "licence": config.licence,
         "base": adapter.base if adapter else config.base,
         "path": str(directory),
-        "missing_offline": missing_offline(config, directory)
-        if adapter is None
-        else adapter_missing_offline(adapter, directory),
+        "missing_offline": [
+            console.as_typed(text)
+            for text in (
+                missing_offline(config, directory) if adapter is None else adapter_missing_offline(adapter, directory)
+            )
+        ],
     }
     if adapter is not None:
         facts |= {
@@ -109,7 +120,7 @@ def pull_model(name: NameArgument) -> None:
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="STAGE, audiocraft or transformers checkpoint.")],
     stem: Annotated[
-        str | None, typer.Option("--stem", "-s", help="Stem that the model generates.", autocompletion=complete_stem)
+        str | None, typer.Option("--stem", "-s", help="Stem that it writes.", autocompletion=complete_stem)
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; the models folder if left out.")

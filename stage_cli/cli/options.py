@@ -6,75 +6,52 @@ from typing import Annotated, Any
 
 import typer
 
-from stage_cli.cli.values import complete_stem
+from stage_cli.cli.help import choice
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.stems import STEMS
 
-_DEFAULTS = GenerationConfig()
+_DRAW = GenerationConfig()
 
-SAMPLING_PANEL = "Sampling"
-MACHINE_PANEL = "Machine"
-
-StemOption = Annotated[
-    str,
-    typer.Option(
-        "--stem",
-        "-s",
-        metavar="STEM",
-        help=f"{', '.join(STEMS)}; or what musicians call it.",
-        autocompletion=complete_stem,
-    ),
-]
 DeviceOption = Annotated[
     str,
     typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda|cuda:N|mps",
-        help="Where the model runs.",
-        rich_help_panel=MACHINE_PANEL,
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=choice(("auto", "cpu", "cuda", "mps"))
     ),
 ]
 PrecisionOption = Annotated[
     str,
-    typer.Option(
-        "--precision",
-        metavar="auto|float32|bfloat16|float16|int8",
-        help="Of the model; int8 on a CPU.",
-        rich_help_panel=MACHINE_PANEL,
-    ),
+    typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8 (CPU)."),
 ]
-OfflineOption = Annotated[
-    bool,
-    typer.Option("--offline", help="Use only files that are already on this machine.", rich_help_panel=MACHINE_PANEL),
-]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use only files that are already on this machine.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per result on stdout.")]
-
-
-def _sampling_option(name: str, help: str, default: float) -> Any:
-    return typer.Option(f"--{name}", help=f"{help} The model's own, or {default:g}.", rich_help_panel=SAMPLING_PANEL)
-
-
 GuidanceOption = Annotated[
-    float | None, _sampling_option("guidance", "How closely to follow; 1 is off.", _DEFAULTS.guidance)
+    float | None,
+    typer.Option("--guidance", help=f"How closely to follow; 1 is off. The model's own, or {_DRAW.guidance:g}."),
 ]
 TemperatureOption = Annotated[
-    float | None, _sampling_option("temperature", "0 takes the likeliest token.", _DEFAULTS.temperature)
+    float | None,
+    typer.Option("--temperature", help=f"0 takes the likeliest token. The model's own, or {_DRAW.temperature:g}."),
 ]
 TopKOption = Annotated[
-    int | None, _sampling_option("top-k", "Sample from the likeliest tokens, so many; 0 is all.", _DEFAULTS.top_k)
+    int | None,
+    typer.Option("--top-k", help=f"Tokens to draw from; 0 is all. The model's own, or {_DRAW.top_k}."),
 ]
 TopPOption = Annotated[
     float | None,
-    _sampling_option("top-p", "Sample from the likeliest tokens, of this probability; 1 is all.", _DEFAULTS.top_p),
+    typer.Option("--top-p", help=f"Probability to draw from; 1 is all. The model's own, or {_DRAW.top_p:g}."),
 ]
+
 AdvanceOption = Annotated[
     float | None,
-    _sampling_option("advance", "Share of a window that is new; the rest is remembered.", _DEFAULTS.advance),
+    typer.Option(
+        "--advance",
+        help=f"Share of a window that is new; the rest is remembered. The model's own, or {_DRAW.advance:g}.",
+    ),
 ]
 LookaheadOption = Annotated[
     float | None,
-    _sampling_option(
-        "lookahead", "Share of a window, at its end, that is seen and left to the next window.", _DEFAULTS.lookahead
+    typer.Option(
+        "--lookahead",
+        help=f"Share of a window that is heard and played in the next. The model's own, or {_DRAW.lookahead:g}.",
     ),
 ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stage_cli.cli import console
+from stage_cli.cli.help import complete_recipe
 from stage_cli.cli.options import OfflineOption
 from stage_cli.errors import UsageError
 
@@ -23,7 +24,12 @@ INTERRUPTED = 130
 def train(
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", metavar="TOML", help="A run's TOML file, or a shipped recipe: drums, tiny, …"),
+        typer.Option(
+            "--config",
+            metavar="TOML",
+            help="A run's TOML file, or a shipped recipe: drums, tiny, …",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,

@@ -1,103 +1,109 @@
-"""Values as people type them, and what the shell completes. Imports no torch."""
+"""Values as people type them: lengths of time, tempi, bars, stems, paths. Imports no library."""
 
 from __future__ import annotations
 
-import math
 import re
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import typer
+from stage_cli.errors import UsageError
 
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
-_UNITS = re.compile(r"(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?:in)?)?\s*(?:(\d+(?:[.,]\d+)?)\s*s(?:ec)?)?")
-
-
-def seconds(text: str | float) -> float:
-    """Read a time: `90`, `90s`, `1:30`, `1m30s`, `1:02:03.5`, `0,5`.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    if isinstance(text, float | int):
-        return float(text)
-    typed = text.strip().lower()
-    if match := _CLOCK.fullmatch(typed):
-        hours, minutes, rest = match.groups()
-        return int(hours or 0) * 3600 + int(minutes) * 60 + _number(rest)
-    if typed and (match := _UNITS.fullmatch(typed)) and any(match.groups()):
-        hours, minutes, rest = match.groups()
-        return int(hours or 0) * 3600 + int(minutes or 0) * 60 + _number(rest or "0")
-    try:
-        return _number(typed)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: give seconds, as 90, 1:30 or 1m30s") from None
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
+_UNITS = re.compile(r"(?:(\d+)\s*h)?\s*(?:(\d+(?:[.,]\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:[.,]\d+)?)\s*s(?:ec)?)?")
+_BAR = re.compile(r"(\d+)\s*/\s*(?:1|2|4|8|16|32)")
 
 
-def tempo(text: str | float) -> float:
-    """Read beats a minute: `120`, `90.5`, `90,5`, `120bpm`.
+def seconds(option: str) -> Callable[[Any], float]:
+    """Return the parser of an option that takes a length of time: `90`, `1:30`, `90s` and `1m30s` are the same."""
 
-    Raises:
-        typer.BadParameter: it is no number.
-    """
-    try:
-        return _number(str(text).strip().lower().removesuffix("bpm"))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no tempo: give beats a minute, as 120 or 90,5") from None
+    def parse(value: Any) -> float:
+        text = str(value).strip().lower()
+        if (number := _number(text)) is not None:
+            return number
+        if match := _CLOCK.fullmatch(text):
+            hours, minutes, rest = match.groups()
+            if _float(rest) < 60 and (hours is None or int(minutes) < 60):
+                return int(hours or 0) * 3600 + int(minutes) * 60 + _float(rest)
+        elif text and (match := _UNITS.fullmatch(text)):
+            hours, minutes, rest = (_float(part or "0") for part in match.groups())
+            return hours * 3600 + minutes * 60 + rest
+        raise UsageError(
+            f"{option} cannot be {value!r}", next_step=f"give seconds, or minutes and seconds: {option} 90, 1:30, 1m30s"
+        )
 
-
-def beats_in_bar(text: str | int) -> int:
-    """Read a metre: `4`, `3`, or a time signature: `3/4`, `6/8`.
-
-    In 6/8, 9/8 and 12/8 a beat is a dotted quarter, so 6/8 has two. In all others it is the note below the stroke.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    typed = str(text).strip()
-    match = re.fullmatch(r"(\d+)(?:/(\d+))?", typed)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no metre: give beats in a bar, as 4, or a time signature, as 6/8")
-    upper, lower = int(match[1]), int(match[2] or 4)
-    if lower == 8 and upper % 3 == 0 and upper > 3:
-        return int(Fraction(upper, 3))
-    return upper
+    parse.__name__ = "TIME"
+    return parse
 
 
-def _number(text: str) -> float:
-    value = float(text.strip().replace(",", "."))
-    if math.isnan(value):
-        raise ValueError(text)
+def tempo(option: str) -> Callable[[Any], float]:
+    """Return the parser of an option that takes beats per minute; a comma is a decimal point: `90,5`."""
+
+    def parse(value: Any) -> float:
+        text = str(value).strip().lower().removesuffix("bpm").strip()
+        if (number := _number(text)) is None:
+            raise UsageError(f"{option} cannot be {value!r}", next_step=f"give beats per minute: {option} 120")
+        return number
+
+    parse.__name__ = "BPM"
+    return parse
+
+
+def beats_per_bar(option: str) -> Callable[[Any], int]:
+    """Return the parser of an option that takes the beats of a bar: `6`, or the upper number of `6/8`."""
+
+    def parse(value: Any) -> int:
+        text = str(value).strip()
+        match = _BAR.fullmatch(text)
+        try:
+            return int(match[1] if match else text)
+        except ValueError:
+            raise UsageError(
+                f"{option} cannot be {value!r}", next_step=f"give a whole number or a time signature: {option} 6/8"
+            ) from None
+
+    parse.__name__ = "BEATS"
+    return parse
+
+
+def at_home(value: Any) -> Any:
+    """Replace the `~` at the beginning of a path, or of each path of a list; a shell leaves it in `--output=~/x`."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(at_home, value))
+    if isinstance(value, Path) and value.parts and value.parts[0].startswith("~"):
+        try:
+            return value.expanduser()
+        except RuntimeError:  # ~somebody who has no home here
+            return value
     return value
 
 
-def path(text: str | Path) -> Path:
-    """Read a path; `~` is the user's home, also where the shell left it alone (`--output=~/x`)."""
-    typed = Path(text)
+def check_quotes(stem: str, more: Sequence[Path]) -> None:
+    """Refuse `--stem bass guitar`, where the shell has made two words of a stem's name.
+
+    Raises:
+        UsageError: the words behind the stem are no files, and a stem's name together with it.
+    """
+    from stage_cli.core.stems import parse_stem
+
+    for count in (2, 1):
+        words = [str(path) for path in more[:count]]
+        if len(words) < count or any(Path(word).exists() for word in words):
+            continue
+        whole = " ".join([stem, *words])
+        try:
+            parse_stem(whole)
+        except UsageError:
+            continue
+        raise UsageError(f"Quotes are missing around {whole}", next_step=f'write --stem "{whole}"')
+
+
+def _number(text: str) -> float | None:
     try:
-        return typed.expanduser()
-    except RuntimeError:  # ~somebody who has no home here
-        return typed
+        return _float(text)
+    except ValueError:
+        return None
 
 
-def complete_stem(incomplete: str) -> list[str]:
-    """List the stems that begin so."""
-    from stage_cli.core.stems import STEMS
-
-    return [stem for stem in STEMS if stem.startswith(incomplete)]
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """List the models that begin so: the bundled, the user's own, and those that can be fetched by name."""
-    from stage_cli.core.weights.hub import BUNDLED_PREFIX, CATALOG, bundled_stems, local_models
-
-    names = [f"{BUNDLED_PREFIX}{stem}" for stem in bundled_stems()]
-    names += [path.name for path in local_models()] + [entry.name for entry in CATALOG]
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """List the recipes that begin so."""
-    from stage_cli.core.training.toml import recipes
-
-    return [name for name in recipes() if name.startswith(incomplete)]
+def _float(text: str) -> float:
+    return float(text.replace(",", "."))

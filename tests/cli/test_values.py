@@ -1,86 +1,127 @@
-"""Values as people type them, help in panels, tables that fit."""
+"""Values as people type them, and the options that take them."""
 
 from __future__ import annotations
 
-import re
-import sys
+from pathlib import Path
 
 import pytest
-import typer
 
-from stage_cli.cli import console, values
-from stage_cli.cli.app import app
+from cli.conftest import Refused, Stage
+from stage_cli.cli import values
+from stage_cli.cli.help import (
+    EXAMPLES,
+    complete_model,
+    complete_recipe,
+    complete_stem,
+    without_old_spellings,
+)
+from stage_cli.core.audio.naming import find_audio
+from stage_cli.core.evaluation.settings import EvaluationConfig
+from stage_cli.core.weights.hub import resolve
+from stage_cli.errors import UsageError
 
-run = pytest.importorskip("typer.testing").CliRunner()
+TERMINAL = 80
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"),
+    ("text", "expected"),
     [
-        ("90", 90), ("90s", 90), ("1:30", 90), ("1m30s", 90), ("1m", 60), ("2min", 120), ("0,5", 0.5),
-        ("1:02:03.5", 3723.5),
-        ("1h", 3600), (" 12.25 ", 12.25), ("90 s", 90), (7.5, 7.5), ("-1", -1),
+        ("90", 90), ("90.5", 90.5), ("90,5", 90.5), ("90s", 90), ("1:30", 90), ("0:07.5", 7.5), ("1m30s", 90),
+        ("1m", 60), ("2 min", 120), ("1:01:30", 3690), ("1h", 3600), (12.0, 12),
     ],
 )  # fmt: skip
-def test_times(typed: str | float, expected: float) -> None:
-    assert values.seconds(typed) == expected
+def test_lengths_of_time(text: object, expected: float) -> None:
+    assert values.seconds("--duration")(text) == expected
 
 
-@pytest.mark.parametrize("typed", ["", "a", "1:2:3:4", "1m1m", "nan", "5 beats", "1:xx"])
-def test_what_is_no_time(typed: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no time"):
-        values.seconds(typed)
+@pytest.mark.parametrize("text", ["", "abc", "1:75", "1:", ":30", "1m30", "90 bananas", "1::2", "1:80:00"])
+def test_no_length_of_time(text: str) -> None:
+    with pytest.raises(UsageError, match="--duration cannot be"):
+        values.seconds("--duration")(text)
 
 
-def test_tempos_and_metres() -> None:
-    assert [values.tempo(text) for text in ("120", "90,5", "90.5", "120 bpm", "120BPM")] == [120, 90.5, 90.5, 120, 120]
-    metres = {"4": 4, "3": 3, "3/4": 3, "6/8": 2, "9/8": 3, "12/8": 4, "7/8": 7, "5/4": 5, "3/8": 3, "2/2": 2}
-    assert {text: values.beats_in_bar(text) for text in metres} == metres
-    for wrong in ("x", "6/", "-3", "3.5"):
-        with pytest.raises(typer.BadParameter, match="is no metre"):
-            values.beats_in_bar(wrong)
-    with pytest.raises(typer.BadParameter, match="is no tempo"):
-        values.tempo("fast")
+def test_tempi_and_bars() -> None:
+    assert values.tempo("--bpm")("90,5") == 90.5
+    assert values.tempo("--bpm")("90 BPM") == 90
+    assert values.beats_per_bar("--beats-per-bar")("6/8") == 6
+    assert values.beats_per_bar("--beats-per-bar")("3") == 3
+    for parse in (values.tempo("--bpm"), values.beats_per_bar("--beats-per-bar")):
+        with pytest.raises(UsageError, match="cannot be 'fast'"):
+            parse("fast")
+
+
+def test_home_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert values.at_home(Path("~/mix.wav")) == tmp_path / "mix.wav"
+    assert values.at_home((Path("~/a"), "~/b", 3)) == (tmp_path / "a", "~/b", 3)
+    assert values.at_home(Path("a/~/b")) == Path("a/~/b")
+
+
+def test_missing_quotes(refused: Refused) -> None:
+    refused("generate", "-s", "bass", "guitar", code=2, match=r'Quotes are missing.*--stem "bass guitar"')
+
+
+def test_stdin_needs_a_name(refused: Refused) -> None:
+    refused("generate", "-s", "drums", "-c", "-", code=2, match=r"stdin has no name.*--output")
+
+
+@pytest.mark.parametrize("name", ["./models/drums", "a/b/c", "~/drums", "here/drums"])
+def test_a_mistyped_folder_is_no_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UsageError, match="no folder"):
+        resolve(name, offline=True)
+
+
+def test_a_folder_without_the_programs_own_outputs(tmp_path: Path) -> None:
+    for name in ("mix.wav", "mix.drums.wav", "120bpm.drums.wav", "90.5bpm.bass.2.wav", "120bpm.drums.mix.wav"):
+        (tmp_path / name).touch()
+    assert find_audio([tmp_path]) == [tmp_path / "mix.wav"]
+
+
+def test_old_spellings() -> None:
+    assert without_old_spellings("evaluate", ["--out", "a", "--seconds=3"]) == ["--output", "a", "--duration=3"]
+    assert without_old_spellings("train", ["-cdrums", "--", "-c"]) == ["--config=drums", "--", "-c"]
+    assert without_old_spellings("generate", ["-c", "mix.wav"]) == ["-c", "mix.wav"]
 
 
 def test_completion() -> None:
-    assert values.complete_stem("b") == ["bass", "bowed_strings"]
-    assert "bundled-drums" in values.complete_model("bundled-")
-    assert {"tiny", "drums"} <= set(values.complete_recipe(""))
+    assert complete_stem("b") == ["bass", "bowed_strings"]
+    assert "drums" in complete_recipe("dr")
+    assert "musicgen-small" in complete_model("music")
 
 
-COMMANDS = ("generate", "demo-data", "prepare-data", "prepare", "train", "evaluate", "bench", "docs")
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_help(stage: Stage, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(TERMINAL))
+    group = ["models"] if name in ("list", "show", "pull", "import", "merge", "push") else []
+    text = stage(*group, name, "--help").stdout
+    assert "Examples:" in text
+    assert len(EXAMPLES[name]) == 3
+    for example in EXAMPLES[name]:
+        assert example in text
+    for old in ("--out ", "--seconds"):
+        assert old not in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_ends_with_three_examples(command: str) -> None:
-    page = run.invoke(app, [command, "--help"]).output
-    examples = page.split("Examples:\n")[1].strip().splitlines()
-    assert len(examples) == 3
-    assert all(line.strip().startswith("stage ") for line in examples)
+def test_help_has_panels_and_whole_summaries(stage: Stage) -> None:
+    text = stage("generate", "--help").stdout
+    titles = ["What to accompany:", "What to generate:", "Sampling:", "Output:", "Machine:", "Examples:"]
+    assert [text.index(title) for title in titles] == sorted(text.index(title) for title in titles)
+    assert "bowed_strings" in text
+    text = stage("--help").stdout
+    assert "..." not in text.partition("\n")[2]
+    assert "prepare " in text
+    assert "exactly as long." in " ".join(text.split())
 
 
-def test_help_is_whole() -> None:
-    page = run.invoke(app, ["--help"]).output
-    assert "..." not in page.split("Commands:")[1]
-    assert "prepare " in page
-    assert "Sampling:" in run.invoke(app, ["evaluate", "--help"]).output
+def test_songs_of_the_metronome_set() -> None:
+    from stage_cli.core.evaluation.song_clips import MetronomeClips
 
+    def tempi(songs: int | None) -> set[str]:
+        config = EvaluationConfig(Path(), metronome_set=True, models=("none",), songs=songs)
+        return {plan.song for plan in MetronomeClips(config).plans}
 
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
-def test_tables_fit_or_become_lines(
-    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    name = "a-model-with-a-long-name"
-    row = (name, "7 M", "small, trained on synthetic songs of a band")
-    console.print_table(("name", "size", "note"), [row], right=(1,))
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert any(name in line for line in lines)  # never folded
-    is_table = width >= len(name) + 4 + 16 + 4
-    assert is_table == any("name" in line and "size" in line for line in lines)
-    if is_table:
-        assert max(len(line.rstrip()) for line in lines) <= width
-    else:
-        assert [line.strip() for line in lines][1] == "size: 7 M"
+    assert len(tempi(None)) == 80
+    assert tempi(4) == {"110 bpm", "130 bpm", "150 bpm", "170 bpm"}

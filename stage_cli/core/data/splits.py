@@ -33,8 +33,8 @@ class Split:
 def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     """Divide the songs that can give items for the config's target.
 
-    "last" is the published split: the last `validation_songs` by id of those that have the target stem, fewer where
-    there are few songs (`validation_count`). "fraction"
+    "last" is the published split: the last `validation_songs` by id of those that have the target stem, a fifth of
+    them where there are not more songs than that. "fraction"
     decides for each song from a hash of what it is called, so adding songs moves no other one to the other side.
     Twins of validation songs (the same artist and title in another data set) are left out of the training.
 
@@ -72,14 +72,12 @@ def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     return Split(training, tuple(validation), left_out)
 
 
-def validation_count(songs: int, wanted: int) -> int:
-    """Return how many of the songs validate: as many as are wanted, or a fifth where too few were left to learn from.
+def validation_count(usable: int, wanted: int) -> int:
+    """Return how many of the songs validate: as many as are wanted, but a fifth of them at most, and at least one.
 
-    Args:
-        songs: that can be used.
-        wanted: `validation_songs`.
+    With a single song none is left for the training; `split_songs` says so.
     """
-    return wanted if songs - wanted >= max(1, wanted // 4) else max(1, songs // 5)
+    return min(wanted, max(1, usable // 5)) if wanted >= usable else wanted
 
 
 def identities(song: IndexedSong) -> frozenset[str]:

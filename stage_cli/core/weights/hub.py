@@ -13,7 +13,6 @@ Hub files lie in the Hub's own cache. Files are resolved first and read later.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -177,19 +176,20 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
         return _model_of_run(own)
     if (bundled := bundled_directory(name)) is not None:
         return bundled
+    if _is_mistyped_path(name):
+        raise UsageError(f"There is no folder {name}", next_step="check the name, or see `stage models list`")
     match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
-    if "/" in name and (folder := Path(name).parent).is_dir():
-        near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir() if entry.is_dir()], n=1)
-        raise UsageError(
-            f"there is no folder {name}",
-            why=f"did you mean {folder / near[0]}?"
-            if near
-            else f"the folder {folder} is here, and holds no {path.name}",
-            next_step="name a folder that is there; for a model on the Hub, work where no folder has its owner's name",
-        )
     return fetch_model(match["repository"], match["revision"], offline=offline, network=network)
+
+
+def _is_mistyped_path(name: str) -> bool:
+    """Whether a name that is no directory was meant as one: it looks like a path, or its first folder is here."""
+    if name in {entry.repository for entry in CATALOG}:
+        return False
+    parts = Path(name).parts
+    return len(parts) > 1 and (name.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir())
 
 
 def hub_repository(name: str) -> str | None:

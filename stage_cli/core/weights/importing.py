@@ -67,8 +67,13 @@ def import_checkpoint(
     """
     if not checkpoint.exists():
         raise UsageError(f"There is no file {checkpoint}")
-    if (output / "config.json").exists() and not overwrite:
-        raise UsageError(f"{output} holds a model already", next_step="give another `output`, or `overwrite`")
+    if (output / "config.json").exists():
+        if not overwrite:
+            raise UsageError(
+                f"{output} holds a model already", next_step="use `overwrite` to replace it, or give another `output`"
+            )
+        if output.resolve() in (checkpoint.resolve(), checkpoint.resolve().parent):
+            raise UsageError(f"{output} is read and cannot be replaced", next_step="give another `output`")
     plan = _plan(checkpoint, base, offline=offline)
     config = StageConfig(
         codec=plan.config.codec,
