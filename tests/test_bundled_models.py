@@ -32,7 +32,7 @@ def drums() -> StageModel:
 def test_there_are_drums_and_they_are_small() -> None:
     assert "drums" in bundled_stems()
     size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
-    assert size <= 30e6
+    assert size <= 42e6  # the wheel is to stay under 45 MB
     for stem in bundled_stems():
         model = StageModel.from_pretrained(bundled_name(stem) or "", device="cpu", offline=True)
         assert model.config.stem == stem
