@@ -1,1 +1,1 @@
-"""Players: models that write notes for a mix, and what they listen with."""
+"""Players: models that write notes, what they listen with, and the instruments that play them."""
