@@ -88,7 +88,7 @@ class PlayerConfig:
     ear_heads: int = 4
     convolutions: int = 7
     pen: int = 192
-    pen_layers: int = 4
+    pen_layers: int = 3
     pen_heads: int = 4
     stroke: int = 192
     features: FeatureSettings = field(default_factory=FeatureSettings)
