@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.data.song import FEATURES_FILE, Rhythm, SongFeatures, StemFeatures, write_features
+from stage_cli.core.data.song import FEATURES_FILE, SongFeatures, StemFeatures, write_features
+from stage_cli.core.music.rhythm import Rhythm
 
 RATE = 8000
 TONES = {"bass": 200.0, "drums": 450.0, "guitar": 750.0, "piano": 1250.0, "vocals": 1800.0}

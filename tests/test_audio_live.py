@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from scipy.io import wavfile
 
-from stage_cli.core.audio.live_wav import GrowingWav, LiveWav
 from stage_cli.core.audio.reading import probe
+from stage_cli.core.audio.writing import GrowingWav, LiveWav
 from stage_cli.errors import AudioError, UsageError
 
 STEP = 2**-15

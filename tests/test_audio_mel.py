@@ -8,7 +8,15 @@ import librosa
 import numpy as np
 import pytest
 
-from stage_cli.core.audio.mel import htk_hertz, htk_mels, notes_below, semitones, slaney_hertz, slaney_mels, triangles
+from stage_cli.core.audio.spectra import (
+    htk_hertz,
+    htk_mels,
+    notes_below,
+    semitones,
+    slaney_hertz,
+    slaney_mels,
+    triangles,
+)
 
 HERTZ = np.concatenate([[0.0], np.geomspace(1, 24_000, 500), [999.999, 1000.0, 1000.001]])
 

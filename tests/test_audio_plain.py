@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from stage_cli.core.audio import read_blocks
-from stage_cli.core.audio.decoding import Decoder
+from stage_cli.core.audio.decoding import AudioDecoder
+from stage_cli.core.audio.reading import read_blocks
 from stage_cli.errors import AudioError
 
 RATE = 44_100
@@ -29,7 +29,7 @@ def test_as_libsndfile_to_the_bit(tmp_path: Path, container: str, subtype: str, 
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(7_001, channels), RATE, format=container, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
-    with Decoder(path) as decoder:
+    with AudioDecoder(path) as decoder:
         assert decoder._plain is not None
         blocks = [decoder.read(frames) for frames in (1, 999, 5_000)]
         decoder.skip_to(6_500)
@@ -45,7 +45,7 @@ def test_as_libsndfile_to_the_bit(tmp_path: Path, container: str, subtype: str, 
 def test_other_samples_are_left_to_libsndfile(tmp_path: Path, subtype: str) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(2_000, 2), RATE, subtype=subtype)
-    with Decoder(path) as decoder:
+    with AudioDecoder(path) as decoder:
         assert decoder._plain is None
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
     np.testing.assert_array_equal(np.concatenate(list(read_blocks(path))), expected)
@@ -66,7 +66,7 @@ def test_samples_in_wider_containers(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(100_000, 2), RATE, subtype="PCM_24")
-    with Decoder(path) as decoder:
+    with AudioDecoder(path) as decoder:
         assert len(decoder.read(60_000)) == 60_000
         path.write_bytes(path.read_bytes()[:400_000])
         decoder.read(100_000)

@@ -12,9 +12,10 @@ import scipy.io.wavfile
 import soundfile
 import soxr
 
-from stage_cli.core.audio import MonoReader, StreamResampler, expected_frames, probe, read_blocks, to_mono
-from stage_cli.core.audio.decoding import Decoder
-from stage_cli.core.audio.files import GuardedFile
+from stage_cli.core.audio.decoding import AudioDecoder
+from stage_cli.core.audio.reading import MonoReader, probe, read_blocks, to_mono
+from stage_cli.core.audio.resample import StreamResampler, expected_frames
+from stage_cli.core.files import GuardedFile
 from stage_cli.errors import AudioError, UsageError
 
 
@@ -272,7 +273,7 @@ def test_a_failing_disk_and_ctrl_c_during_a_read_are_not_lost(tmp_path, monkeypa
         make(self, cast("Any", FailingFile(file, error)), **options)
 
     expected = (AudioError, "Input/output error") if isinstance(error, OSError) else (KeyboardInterrupt, "^$")
-    decoder = Decoder(path)
+    decoder = AudioDecoder(path)
     decoder.read(4_096)
     monkeypatch.setattr(decoder._guard, "_file", FailingFile(decoder._file, error))
     if decoder._plain is not None:  # read without libsndfile

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from stage_cli.core.audio import AtomicAudioWriter, read_blocks
-from stage_cli.core.audio.files import GuardedFile
+from stage_cli.core.audio.reading import read_blocks
+from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.files import GuardedFile
 
 
 @pytest.fixture

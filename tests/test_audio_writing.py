@@ -13,7 +13,9 @@ import pytest
 import scipy.io.wavfile
 import soundfile
 
-from stage_cli.core.audio import AtomicAudioWriter, find_audio, output_path, read_blocks
+from stage_cli.core.audio.naming import find_audio, output_path
+from stage_cli.core.audio.reading import read_blocks
+from stage_cli.core.audio.writing import AtomicAudioWriter
 from stage_cli.errors import AudioError, UsageError
 
 # 24 bits: rounding is half a step, and libsndfile scales by 2^23 − 1 on writing, 2^23 on reading: half a step more.

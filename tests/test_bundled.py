@@ -15,12 +15,11 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.linear import Int8Linear, multiplies_bytes
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
-from stage_cli.core.weights import bundled
-from stage_cli.core.weights.checkpoint import codec_of_directory, plan_directory
-from stage_cli.core.weights.codecs import load_codec
+from stage_cli.core.weights import hub
+from stage_cli.core.weights.checkpoint import codec_of_directory, load_codec, plan_directory
 from stage_cli.core.weights.hub import resolve
 from stage_cli.core.weights.inspection import list_models, own_config
-from stage_cli.core.weights.packing import pack_codec, pack_model, quantize_rows
+from stage_cli.core.weights.saving import pack_codec, pack_model, quantize_rows
 from stage_cli.core.weights.tensors import SCALE_SUFFIX
 from stage_cli.errors import UsageError, WeightsError
 
@@ -40,7 +39,7 @@ def packed(tiny_model: StageModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def assets(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(bundled, "ASSETS", packed)
+    monkeypatch.setattr(hub, "ASSETS", packed)
     monkeypatch.setattr("stage_cli.core.weights.inspection.ASSETS", packed)
     (packed / "whole" / "config.json").unlink(missing_ok=True)
     return packed
@@ -171,9 +170,9 @@ def test_scales_that_fit_nothing_are_damage(packed: Path, tmp_path: Path) -> Non
 
 
 def test_names(assets: Path) -> None:
-    assert bundled.bundled_stems() == ("drums",)
-    assert bundled.bundled_name("drums") == "bundled-drums"
-    assert bundled.bundled_name("bass") is None
+    assert hub.bundled_stems() == ("drums",)
+    assert hub.bundled_name("drums") == "bundled-drums"
+    assert hub.bundled_name("bass") is None
     assert resolve("bundled-drums") == assets / "drums"
     assert resolve("bundled-codec") == assets / "codec"
     with pytest.raises(UsageError, match=r"no model 'bundled-drum'.*did you mean bundled-drums"):

@@ -12,12 +12,12 @@ import torch
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
 from stage_cli.core.accompaniment.request import Request
-from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.metrics.onsets import onset_f
+from stage_cli.core.evaluation.metrics import onset_f
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
-from stage_cli.core.weights.bundled import ASSETS, bundled_name, bundled_stems
+from stage_cli.core.music.detection import find_onsets
+from stage_cli.core.weights.hub import ASSETS, bundled_name, bundled_stems
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "audio" / "example.flac"
 SECONDS = 10.0

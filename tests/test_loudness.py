@@ -5,7 +5,7 @@ import pyloudnorm
 import pytest
 from scipy.signal import sosfreqz
 
-from stage_cli.core.loudness import LoudnessMeter, k_weighting
+from stage_cli.core.audio.loudness import LoudnessMeter, k_weighting
 
 RATES = [16_000, 32_000, 44_100, 48_000, 96_000]
 

@@ -10,8 +10,8 @@ import torch
 from transformers_reference import make_musicgen
 
 import stage_cli
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.lm.linear import Int8Linear
-from stage_cli.core.lm.prefix import delayed_sequence
 from stage_cli.core.model import StageModel, memory_errors, runtime_for
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.precision import Runtime

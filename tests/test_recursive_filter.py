@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt
 
-from stage_cli.core.audio.recursive_filter import RecursiveFilter
-from stage_cli.core.loudness import k_weighting
+from stage_cli.core.audio.loudness import RecursiveFilter, k_weighting
 
 FILTERS = {
     "K-weighting": k_weighting(44_100),

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from stage_cli.core.rhythm import BeatGrid, constant_grid, metronome, metronome_blocks
+from stage_cli.core.music.beats import BeatGrid, constant_grid, metronome, metronome_blocks
 from stage_cli.errors import UsageError
 
 RATE = 32_000

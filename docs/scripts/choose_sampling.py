@@ -19,17 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stage_cli.core.data.audio_chunks import resample
-from stage_cli.core.data.index import find_songs
-from stage_cli.core.data.indexed_song import IndexedSong
-from stage_cli.core.evaluation.detection.chroma import chroma
-from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
-from stage_cli.core.evaluation.metrics.onsets import onset_f
+from stage_cli.core.audio.chunks import resample
+from stage_cli.core.data.index import IndexedSong, find_songs
+from stage_cli.core.evaluation.metrics import chroma_similarity, onset_f
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel
-from stage_cli.core.rhythm import BeatGrid, metronome
+from stage_cli.core.music.beats import BeatGrid, metronome
+from stage_cli.core.music.detection import chroma, find_onsets
 
 SECONDS = 10.0
 SILENT = 1e-3  # root mean square

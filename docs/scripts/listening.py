@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from stage_cli.core.data.dataset import StemDataset
-from stage_cli.core.training.config.reading import load_config
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.labels import BEATS
-from stage_cli.core.training.task.stem_task import StemTask
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.stem_module import BEATS
+from stage_cli.core.training.stem_task import StemTask
+from stage_cli.core.training.toml import load_config
 
 LEAST = 0.3  # of a peak's probability
 

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.data.audio_chunks import resample
-from stage_cli.core.data.index import find_songs
-from stage_cli.core.data.indexed_song import IndexedSong
+from stage_cli.core.audio.chunks import resample
+from stage_cli.core.data.index import IndexedSong, find_songs
 
 RATE = 32000
 SAME = 0.99  # correlation
@@ -57,7 +56,7 @@ def draw(song: IndexedSong, stem: str, context: Path, written: Path, output: Pat
     import matplotlib.pyplot as plt
     import torch
 
-    from stage_cli.core.training.codec.losses import mel_filters, spectra
+    from stage_cli.core.training.codec_task import mel_filters, spectra
 
     rows = [("context", load(context)), ("written", load(written)), ("true", read(song, stem))]
     figure, axes = plt.subplots(3, 1, figsize=(10, 6.2), sharex=True, layout="constrained")

@@ -17,11 +17,10 @@ from typing import get_args
 
 import torch
 
-from stage_cli.core.weights.bundled import ASSETS
 from stage_cli.core.weights.checkpoint import plan_directory
-from stage_cli.core.weights.hub import resolve
-from stage_cli.core.weights.packing import Packing, pack_codec, pack_model
-from stage_cli.core.weights.plan import Plan
+from stage_cli.core.weights.formats import Plan
+from stage_cli.core.weights.hub import ASSETS, resolve
+from stage_cli.core.weights.saving import Packing, pack_codec, pack_model
 
 
 def main() -> None:

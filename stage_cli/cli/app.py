@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, stopping, train
+from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, signals, train
 from stage_cli.cli.console import print_error, print_note
 from stage_cli.errors import StageError
 
@@ -87,7 +87,7 @@ def main() -> None:
     # Before torch is imported. Threads that spin for long while they wait for each other take the processor from what
     # they wait for as soon as anything else runs beside them; those that never spin are slower on an idle machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    stopping.listen()
+    signals.listen()
     # A name may hold what the terminal's encoding does not: better an escape than no answer.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,8 +12,7 @@ import typer
 
 from stage_cli.cli import console
 from stage_cli.cli.options import DeviceOption, JsonOption, OfflineOption
-from stage_cli.core.bench.config import BenchConfig, parse_lengths, split_names
-from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.bench.settings import SIZES, BenchConfig, parse_lengths, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

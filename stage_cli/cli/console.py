@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from stage_cli.cli.stopping import checked
+from stage_cli.cli.signals import checked
 from stage_cli.errors import StageError
 
 _PHASES = {"read": "reading", "generate": "writing"}

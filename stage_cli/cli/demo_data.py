@@ -11,7 +11,7 @@ import typer
 
 from stage_cli.cli import console
 from stage_cli.cli.options import JsonOption
-from stage_cli.core.data.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
+from stage_cli.core.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
 
 _DEFAULTS = DemoSettings()
 
@@ -41,8 +41,8 @@ def demo_data(
     settings = DemoSettings(songs, seconds, seed, sounds, soundfont, tempo_changes)
     check_jobs(jobs)
     # Imported here, for argument errors answer without numpy.
-    from stage_cli.core.data.band.demo_data import as_dict, write_demo_data
-    from stage_cli.core.data.band.sounds import resolve
+    from stage_cli.core.band.demo_data import as_dict, write_demo_data
+    from stage_cli.core.band.sounds import resolve
 
     settings = resolve(settings)
     if not json:

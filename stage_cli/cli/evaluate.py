@@ -23,13 +23,13 @@ from stage_cli.cli.options import (
     chosen_sampling,
 )
 from stage_cli.core.data.config import CONTEXTS
-from stage_cli.core.evaluation.protocol.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
+from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stage_cli.core.evaluation.protocol.run import Evaluation
     from stage_cli.core.evaluation.report.results import Metric, Results, Summary
+    from stage_cli.core.evaluation.run import Evaluation
 
 _DRAW = GenerationConfig()
 _DEFAULTS = EvaluationConfig(Path(), metronome_set=True, models=("none",))
@@ -134,7 +134,7 @@ def evaluate(
         command=("stage", *sys.argv[1:]),
     )
     with console.spinner("Getting ready …", quiet=json):
-        from stage_cli.core.evaluation.protocol.run import evaluate as run_evaluation
+        from stage_cli.core.evaluation.run import evaluate as run_evaluation
 
     with console.phase_progress("clips", quiet=json) as on_progress:
         found = run_evaluation(config, on_progress=on_progress, on_note=console.print_note)

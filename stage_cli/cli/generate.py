@@ -1,16 +1,24 @@
-"""`stage generate`: write a stem for each context."""
+"""`--stream` of `stage generate`: what goes together with it, and with stdout.
+
+What `stage generate` tells of each stem: a row of a table, a JSON object, notes.
+
+`stage generate`: write a stem for each context.
+"""
 
 from __future__ import annotations
 
 import gc
 import secrets
+import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stage_cli.cli import console, written_stems
+from stage_cli.cli import console
 from stage_cli.cli.options import (
     AdvanceOption,
     DeviceOption,
@@ -24,15 +32,119 @@ from stage_cli.cli.options import (
     TopPOption,
     chosen_sampling,
 )
-from stage_cli.cli.streaming import goes_to_stdout
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from stage_cli.core.accompaniment.accompany import Accompaniment, WrittenStem
     from stage_cli.core.accompaniment.context import Context
     from stage_cli.core.accompaniment.request import Request
+
+STDOUT = Path("-")
+
+
+def goes_to_stdout(
+    stream: Path | None,
+    contexts: Sequence[object],
+    variations: int,
+    output: Path | None,
+    format: str | None,
+    *,
+    json: bool,
+) -> bool:
+    """Return whether audio goes to stdout.
+
+    Raises:
+        UsageError: other options contradict, or stdout is a terminal.
+    """
+    if stream is None:
+        return False
+    if stream != STDOUT:
+        if output is not None:
+            raise UsageError(
+                f"--stream {stream} says where to write, and so does --output {output}", next_step="give one of them"
+            )
+        return False
+    to_a_file = "stream to a file, for example: --stream drums.wav"
+    if json:
+        raise UsageError("--json and --stream - both write to stdout", next_step=f"leave one out, or {to_a_file}")
+    for things, what in ((len(contexts), "contexts"), (variations, "variations")):
+        if things > 1:
+            raise UsageError(
+                f"--stream - is one stem, but there are {things} {what}",
+                next_step="choose one, or stream to files: --stream FOLDER",
+            )
+    if output is None and format not in (None, "wav"):
+        raise UsageError(
+            f"--stream - writes WAV, not {format}", next_step=f"leave out --format, or name a file: --output x.{format}"
+        )
+    if sys.stdout.isatty():
+        raise UsageError(
+            "--stream - would write audio into the terminal",
+            next_step=f"send it to a player: … | aplay; or {to_a_file}",
+        )
+    return True
+
+
+STEM_COLUMNS = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
+
+
+def report_failure(request: Request, error: StageError, *, json: bool) -> None:
+    """Tell of a context for which nothing was written."""
+    if json:
+        failed = {"context": request.context.name, "error": error.what, "why": error.why, "next": error.next_step}
+        console.print_json(failed)
+    else:
+        console.print_error(error)
+
+
+def notes_on(result: Accompaniment) -> list[str]:
+    """Tell what the user should know of it."""
+    from stage_cli.core.files import display_name
+
+    notes = list(result.notes)
+    for stem in result.stems:
+        name = "What was streamed" if stem.path is None else display_name(stem.path)
+        if stem.silent:
+            notes.append(f"{name} is silent (peak under −60 dBFS): try another --seed.")
+        if stem.turned_down:
+            notes.append(f"{name} was turned down by {stem.turned_down:.1f} dB to avoid clipping.")
+        if stem.mix_path is not None and stem.mix_turned_down:
+            mix_name = display_name(stem.mix_path)
+            notes.append(f"{mix_name} was turned down by {stem.mix_turned_down:.1f} dB to avoid clipping.")
+    return notes
+
+
+def _speed(result: Accompaniment) -> float:
+    return sum(stem.seconds for stem in result.stems) / max(result.compute_seconds, 1e-9)
+
+
+def table_row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
+    """A stem's row under `STEM_COLUMNS`."""
+    return (
+        "stdout" if stem.path is None else str(stem.path),
+        f"{stem.seconds:.2f}",
+        f"{stem.peak:.1f}",
+        f"{stem.loudness:.1f}",
+        str(stem.seed),
+        f"{_speed(result):.2f}",
+    )
+
+
+def stem_as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
+    """A stem's JSON object."""
+    return {
+        "context": request.context.name,
+        "stem": request.stem,
+        "model": model_name,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(stem).items()},
+        "compute_seconds": result.compute_seconds,
+        "speed": _speed(result),
+        "notes": notes_on(result),
+    }
+
 
 _DEFAULTS = GenerationConfig()
 
@@ -194,8 +306,7 @@ def _require_model(name: str | None, stem: str) -> str:
     """Return the model's name, or the bundled one's of that stem, or explain how to get one."""
     if name:
         return name
-    from stage_cli.core.weights.bundled import bundled_name, bundled_stems
-    from stage_cli.core.weights.catalog import local_models
+    from stage_cli.core.weights.hub import bundled_name, bundled_stems, local_models
 
     if (bundled := bundled_name(stem)) is not None:
         return bundled
@@ -224,7 +335,7 @@ def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], li
             kept.append(request)
         except StageError as error:
             failures.append(error)
-            written_stems.report_failure(request, error, json=json)
+            report_failure(request, error, json=json)
     return kept, failures
 
 
@@ -245,9 +356,9 @@ def _accompany(
             from stage_cli.core.accompaniment.accompany import accompany, check_stem
             from stage_cli.core.accompaniment.context import MetronomeContext
             from stage_cli.core.accompaniment.live import Stream
-            from stage_cli.core.audio.files import display_name
+            from stage_cli.core.files import display_name
             from stage_cli.core.model import StageModel
-            from stage_cli.core.weights.bundled import bundled_directory
+            from stage_cli.core.weights.hub import bundled_directory
 
         model = StageModel.from_pretrained(model_name, device=device, precision=precision, offline=offline)
         check_stem(model, requests[0].stem)
@@ -274,15 +385,15 @@ def _accompany(
                 result = accompany(model, request, config, on_progress, stream=stream)
         except StageError as error:
             failures.append(error)
-            written_stems.report_failure(request, error, json=json)
+            report_failure(request, error, json=json)
             continue
         for stem in result.stems:
             if json:
-                console.print_json(written_stems.as_json(request, result, stem, model_name))
-            rows.append(written_stems.row(result, stem))
-        for note in written_stems.notes_on(result):
+                console.print_json(stem_as_json(request, result, stem, model_name))
+            rows.append(table_row(result, stem))
+        for note in notes_on(result):
             console.print_note(note)
     if rows and not json:
-        columns = written_stems.COLUMNS
+        columns = STEM_COLUMNS
         console.print_table(columns, rows, right=range(1, len(columns)), to_stderr=stream is not None)
     return failures

@@ -115,7 +115,7 @@ def import_model(
     stage models import stage-drums.safetensors --stem drums
     """
     from stage_cli.core.stems import parse_stem
-    from stage_cli.core.weights.catalog import models_folder
+    from stage_cli.core.weights.hub import models_folder
 
     chosen = None if stem is None else parse_stem(stem)
     if not checkpoint.exists():
@@ -152,7 +152,7 @@ def merge_model(
     """
     with console.spinner(f"Merging {name} …", quiet=False):
         from stage_cli.core.weights.hub import resolve
-        from stage_cli.core.weights.merging import merge_adapter
+        from stage_cli.core.weights.importing import merge_adapter
 
         config = merge_adapter(
             resolve(name, offline=offline),

@@ -15,7 +15,7 @@ from stage_cli.core.data.settings import BEAT_SOURCES, WHOLE_SET, PrepareSetting
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from stage_cli.core.data.layouts import SongFolder
+    from stage_cli.core.data.layouts.source import SongFolder
     from stage_cli.core.data.prepare import PreparedSong
 
 _DEFAULTS = PrepareSettings()
@@ -89,7 +89,7 @@ def prepare_data(
     with console.spinner(f"Looking for songs in {directory} …", quiet=json):
         found = find_songs(directory, layout)
     if shards is not None:
-        from stage_cli.core.data.shard_output import check_output
+        from stage_cli.core.data.shards import check_output
 
         # Now, not after hours of work.
         check_output(
@@ -116,8 +116,8 @@ def prepare_data(
 
 
 def _prepare(songs: list[SongFolder], settings: PrepareSettings, jobs: int | None, *, json: bool) -> list[PreparedSong]:
-    from stage_cli.core.data.processes import available_cores
-    from stage_cli.core.data.workers import prepare_songs
+    from stage_cli.core.data.prepare import prepare_songs
+    from stage_cli.core.machine import available_cores
 
     results = []
     known_errors = {song.id: song.known_error for song in songs}
@@ -140,8 +140,8 @@ def _prepare(songs: list[SongFolder], settings: PrepareSettings, jobs: int | Non
 def _write_shards(
     results: list[PreparedSong], output: Path, sample_rate: int | None, part: Shard, jobs: int | None, *, json: bool
 ) -> None:
-    from stage_cli.core.data.processes import available_cores
     from stage_cli.core.data.shards import write_shards
+    from stage_cli.core.machine import available_cores
 
     folders = [result.folder for result in results if result.features is not None]
     if len(folders) < len(results):

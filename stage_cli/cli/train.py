@@ -13,9 +13,9 @@ from stage_cli.cli.options import OfflineOption
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stage_cli.core.training.config import TrainingConfig
-    from stage_cli.core.training.engine.events import Event
+    from stage_cli.core.training.events import Event
     from stage_cli.core.training.run import TrainingResult
+    from stage_cli.core.training.settings import TrainingConfig
 
 INTERRUPTED = 130
 
@@ -66,7 +66,7 @@ def train(
 
 def _load(config: str | None, changes: list[str]) -> TrainingConfig:
     # Imported here: a help page needs none of it.
-    from stage_cli.core.training.config import load_config, recipes
+    from stage_cli.core.training.toml import load_config, recipes
 
     if config is None:
         raise UsageError(
@@ -82,7 +82,7 @@ def _train(
 
     if not quiet:
         console.print_note("Getting ready …")
-    from stage_cli.core.training.engine.events import Stepped
+    from stage_cli.core.training.events import Stepped
     from stage_cli.core.training.run import train as run_training
 
     with TrainingDisplay(config.name, resume_command, quiet=quiet) as display:
@@ -119,8 +119,8 @@ def _print_result(config: TrainingConfig, result: TrainingResult) -> None:
 
 
 def _dry_run(config: TrainingConfig, *, json: bool) -> None:
-    from stage_cli.cli.training_estimate import estimate_as_json, print_estimate
-    from stage_cli.core.training.config import to_dict, to_toml
+    from stage_cli.cli.training_display import estimate_as_json, print_estimate
+    from stage_cli.core.training.toml import to_dict, to_toml
 
     with console.spinner("Counting songs and parameters …", quiet=json):
         from stage_cli.core.training.estimate import estimate

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.codec.kinds import make_codec
+from stage_cli.core.codec.config import make_codec
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.precision import BYTES_PER_WEIGHT, Runtime, choose_runtime
 from stage_cli.core.text import TextEncoder
-from stage_cli.core.weights.checkpoint import Plan, own_shapes, plan_directory
+from stage_cli.core.weights.checkpoint import own_shapes, plan_directory
+from stage_cli.core.weights.formats import Plan
 from stage_cli.core.weights.hub import push_directory, resolve
 from stage_cli.core.weights.saving import save_directory
 from stage_cli.core.weights.tensors import check_finite

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.codec.kinds import AnyCodecConfig, codec_config_from_dict
+from stage_cli.core.codec.config import AnyCodecConfig, CodecConfig, codec_config_from_dict
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError, WeightsError

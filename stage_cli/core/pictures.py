@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stage_cli.core.audio.files import display_name
+from stage_cli.core.files import display_name
 from stage_cli.errors import StageError
 
 if TYPE_CHECKING:

@@ -16,14 +16,10 @@ from safetensors.torch import load_file
 from tiny_sizes import TINY_CODEC, TINY_LM
 
 from stage_cli.core import machine
-from stage_cli.core.bench.config import BenchConfig, parse_lengths, split_names
-from stage_cli.core.bench.context import write_context
-from stage_cli.core.bench.environment import Environment
-from stage_cli.core.bench.job import in_fresh_process
-from stage_cli.core.bench.parts import time_parts
-from stage_cli.core.bench.random_model import write_random_model
-from stage_cli.core.bench.results import Measured
-from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.bench.measure import in_fresh_process, time_parts
+from stage_cli.core.bench.results import Environment, Measured
+from stage_cli.core.bench.run import write_context, write_random_model
+from stage_cli.core.bench.settings import SIZES, BenchConfig, parse_lengths, split_names
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel

@@ -5,7 +5,7 @@
     uv run python tests/benchmarks/changed_contexts.py tune --model bundled-drums
 
 The context is the first 12 s of all other stems, changed as the table's rows say, further than training changes them
-(core/data/effects.py); where it is played at another speed the song's beats move with it. Differences to the unchanged
+(core/data/augment.py); where it is played at another speed the song's beats move with it. Differences to the unchanged
 context are paired song by song. Intervals: 95 %, bootstrap over the songs.
 """
 
@@ -24,11 +24,11 @@ from long_songs import show, written
 from scipy.signal import butter, oaconvolve, sosfilt
 
 from stage_cli.core.data.index import find_songs
-from stage_cli.core.evaluation.detection.beats import track_beats
-from stage_cli.core.evaluation.metrics.beats import beat_f1
-from stage_cli.core.evaluation.metrics.bootstrap import mean_interval, paired_difference
+from stage_cli.core.evaluation.intervals import mean_interval, paired_difference
+from stage_cli.core.evaluation.metrics import beat_f1
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
+from stage_cli.core.music.detection import track_beats
 
 SECONDS = 12.0
 

@@ -20,16 +20,14 @@ import numpy as np
 import torch
 from environment import describe
 
+from stage_cli.core.audio.chunks import resample
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder
-from stage_cli.core.data.audio_chunks import resample
-from stage_cli.core.data.index import find_songs
-from stage_cli.core.data.indexed_song import IndexedSong
-from stage_cli.core.evaluation.detection.chroma import chroma
-from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
-from stage_cli.core.training.codec.losses import mel_filters, spectra
-from stage_cli.core.weights.codecs import load_codec
+from stage_cli.core.data.index import IndexedSong, find_songs
+from stage_cli.core.evaluation.metrics import chroma_similarity
+from stage_cli.core.music.detection import chroma, find_onsets
+from stage_cli.core.training.codec_task import mel_filters, spectra
+from stage_cli.core.weights.checkpoint import load_codec
 
 PIECE = 0.37  # seconds; no multiple of a frame
 

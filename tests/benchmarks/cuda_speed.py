@@ -27,12 +27,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import MetronomeContext
 from stage_cli.core.accompaniment.request import Request
-from stage_cli.core.bench.parts import synchronize
-from stage_cli.core.bench.random_model import random_config, write_random_model
-from stage_cli.core.bench.sizes import SIZES
-from stage_cli.core.generation import decode, graphs
+from stage_cli.core.bench.measure import synchronize
+from stage_cli.core.bench.run import random_config, write_random_model
+from stage_cli.core.bench.settings import SIZES
+from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.song import decode_window
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 
@@ -154,7 +154,7 @@ def main() -> None:
     if arguments.dry_run:
         config = replace(config, lm=replace(config.lm, dimension=64, layers=2, heads=2, feed_forward=128))
         device, precision, frames, song, many = "cpu", "float32", 50, 25.0, 4
-        decode.steps_for = lambda lm: graphs.StaticSteps
+        song.steps_for = lambda lm: graphs.StaticSteps
     # It plans each new length of keys anew: transformers' steps, which grow, would be measured by their plans.
     torch.backends.cuda.enable_cudnn_sdp(False)
     with TemporaryDirectory() as folder:

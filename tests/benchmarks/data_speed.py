@@ -31,12 +31,12 @@ import numpy as np
 import soundfile
 from environment import describe
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.demo_data import write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.rendering.mixing import Track, render
-from stage_cli.core.data.band.rendering.sound_banks import SynthBank
-from stage_cli.core.data.band.settings import DemoSettings
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import write_demo_data
+from stage_cli.core.band.mixing import RenderedPart, render
+from stage_cli.core.band.settings import DemoSettings
+from stage_cli.core.band.sounds import SynthBank
 from stage_cli.core.data.layouts import find_songs
 from stage_cli.core.data.prepare import prepare_song
 from stage_cli.core.data.settings import PrepareSettings
@@ -75,7 +75,7 @@ def measure_demo(folder: Path, songs: int, lengths: Sequence[float]) -> None:
             print(f"| {sounds}, {songs} songs of {seconds:g} s | {clock.speeds(songs * seconds)} |", flush=True)
 
 
-def write_song(folder: Path, tracks: Sequence[Track], count: int, subtype: str, repeats: int = 1) -> None:
+def write_song(folder: Path, tracks: Sequence[RenderedPart], count: int, subtype: str, repeats: int = 1) -> None:
     """Write a song of `count` tracks in MoisesDB's layout: those of a demo song, moved in time where they recur."""
     stems: dict[str, list[dict[str, str]]] = {}
     for number in range(count):
@@ -92,7 +92,7 @@ def write_song(folder: Path, tracks: Sequence[Track], count: int, subtype: str, 
     (folder / "data.json").write_text(json.dumps(content))
 
 
-def demo_tracks(index: int, seconds: float) -> list[Track]:
+def demo_tracks(index: int, seconds: float) -> list[RenderedPart]:
     return render(compose(0, index, seconds, tempo_changes="never"), SynthBank(), (0, index))
 
 

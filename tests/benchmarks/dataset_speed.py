@@ -26,13 +26,13 @@ import torch
 from environment import describe
 from torch.utils.data import DataLoader
 
-from stage_cli.core.data import audio_chunks, item
-from stage_cli.core.data.collate import collate
+from stage_cli.core.audio import chunks as audio_chunks
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.dataset import StemDataset
+from stage_cli.core.data.dataset import StemDataset, collate
 from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.shards import write_shards
-from stage_cli.core.data.song import Rhythm, SongFeatures, StemFeatures, write_features
+from stage_cli.core.data.song import SongFeatures, StemFeatures, write_features
+from stage_cli.core.music.rhythm import Rhythm
 
 STEMS = ("bass", "drums", "guitar", "other_keys", "piano", "vocals")
 SOURCE_RATE = 44100
@@ -154,8 +154,8 @@ def main() -> None:
             print(f"| {label} | {alone(dataset, arguments.items):.1f} | {workers:.1f} |")
         profile = Profile()
         profile.wrap(audio_chunks, "read_mono", "open, decode, mix to mono")
-        profile.wrap(item, "resample", "resample")
-        profile.wrap(item, "stretch", "stretch")
+        profile.wrap(dataset, "resample", "resample")
+        profile.wrap(dataset, "stretch", "stretch")
         print("\n| ms an item (mix only, 1 process) | plain | stretched |\n| --- | --- | --- |")
         parts: dict[str, list[float]] = {}
         for name in ("no augmentation, mix only", "every item stretched, mix only"):

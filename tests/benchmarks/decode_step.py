@@ -25,7 +25,7 @@ import torch
 from environment import describe
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.song import decode_window
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel

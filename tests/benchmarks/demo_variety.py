@@ -15,9 +15,9 @@ from collections import Counter
 import numpy as np
 from environment import describe
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Score
-from stage_cli.core.data.band.instruments import KICK, SNARE
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.instruments import KICK, SNARE
+from stage_cli.core.band.score import Score
 
 
 def kick_and_snare(song: Score) -> frozenset[tuple[int, int]]:

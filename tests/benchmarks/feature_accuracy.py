@@ -20,12 +20,12 @@ import mir_eval
 import numpy as np
 from environment import describe
 
-from stage_cli.core.data.band.demo_data import SongReport, write_demo_data
-from stage_cli.core.data.band.settings import SOUNDS, DemoSettings
+from stage_cli.core.band.demo_data import SongReport, write_demo_data
+from stage_cli.core.band.settings import SOUNDS, DemoSettings
 from stage_cli.core.data.layouts import find_songs, read_song
-from stage_cli.core.data.processes import available_cores
+from stage_cli.core.data.prepare import prepare_songs
 from stage_cli.core.data.settings import PrepareSettings
-from stage_cli.core.data.workers import prepare_songs
+from stage_cli.core.machine import available_cores
 
 NEAR = 0.02  # of the tempo
 GOOD = 0.9  # F

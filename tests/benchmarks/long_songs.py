@@ -23,14 +23,13 @@ from environment import describe
 from stage_cli.core.accompaniment.accompany import accompany
 from stage_cli.core.accompaniment.context import FileContext
 from stage_cli.core.accompaniment.request import Request
-from stage_cli.core.data.index import find_songs
-from stage_cli.core.data.indexed_song import IndexedSong
-from stage_cli.core.evaluation.detection.beats import track_beats
-from stage_cli.core.evaluation.metrics.beats import beat_f1
-from stage_cli.core.evaluation.metrics.bootstrap import Interval, mean_interval, paired_difference
+from stage_cli.core.data.index import IndexedSong, find_songs
+from stage_cli.core.evaluation.intervals import Interval, mean_interval, paired_difference
+from stage_cli.core.evaluation.metrics import beat_f1
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
-from stage_cli.core.rhythm import BeatGrid, metronome
+from stage_cli.core.music.beats import BeatGrid, metronome
+from stage_cli.core.music.detection import track_beats
 
 PART = 20.0  # seconds
 

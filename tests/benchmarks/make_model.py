@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from stage_cli.core.bench.random_model import random_config, write_random_model
-from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.bench.run import random_config, write_random_model
+from stage_cli.core.bench.settings import SIZES
 
 PREFIX = "musicgen-"
 

@@ -28,10 +28,10 @@ import torch
 from environment import describe
 from torch import Tensor, nn
 
-from stage_cli.core.bench.sizes import SIZES
+from stage_cli.core.bench.settings import SIZES
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
-from stage_cli.core.lm.layer import Layer, merge_heads
+from stage_cli.core.generation.song import decode_window
+from stage_cli.core.lm.layer import TransformerLayer, merge_heads
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -49,7 +49,7 @@ class Step(nn.Module):
         """Tokens `[R, K, 1]`, positions `[R, 1]`, keys and values of each layer → logits, new keys and values."""
         x, new = self.lm.embed(tokens, positions), []
         for layer, keys, values in zip(self.lm.layers, cache[::2], cache[1::2], strict=True):
-            assert isinstance(layer, Layer)
+            assert isinstance(layer, TransformerLayer)
             q, k, v = layer.project(x)
             q = q * q.shape[-1] ** -0.5
             scores = torch.cat([q @ keys.transpose(2, 3), q @ k.transpose(2, 3)], dim=3).softmax(dim=3)

@@ -23,12 +23,11 @@ from environment import describe
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage_cli.core.data.audio_chunks import resample
-from stage_cli.core.data.index import find_songs
-from stage_cli.core.data.indexed_song import IndexedSong
+from stage_cli.core.audio.chunks import resample
+from stage_cli.core.data.index import IndexedSong, find_songs
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.lm.prefix import delayed_sequence
-from stage_cli.core.lm.sampling import sample
+from stage_cli.core.generation.window import sample
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 
 Pair = tuple[Tensor, Tensor]

@@ -4,7 +4,7 @@
     uv run python tests/benchmarks/train_speed.py --device cpu --small --steps 3    # a dry run of the script
 
 Random weights and noise: nothing is read, so this is the device's own speed, without the loader. The step is the
-engine's (`core/training/engine/step.py`): tokens of context and target, one forward and backward pass of each
+engine's (`core/training/loop.py`): tokens of context and target, one forward and backward pass of each
 micro-batch, the guard, clipping, AdamW. The floating point operations counted are those of the matrices and of the
 causal attention, three times the forward pass's (checkpointing's second forward pass is not counted as work done). The
 matrix rate is that of a bfloat16 product of 8192 × 8192 × 8192 (fp32 of 1024³ on a CPU), measured in the same run.
@@ -24,20 +24,18 @@ from typing import Any
 import torch
 from environment import describe
 
-from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.codec.kinds import make_codec
-from stage_cli.core.data.collate import AudioBatch
+from stage_cli.core.codec.config import CodecConfig, make_codec
+from stage_cli.core.data.dataset import AudioBatch
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
-from stage_cli.core.training.config import RunConfig, TrainConfig
-from stage_cli.core.training.engine.optimizers import Optimizers
-from stage_cli.core.training.engine.order import MicroBatch
-from stage_cli.core.training.engine.processes import Processes, joined
-from stage_cli.core.training.engine.step import Stepper
-from stage_cli.core.training.task.batches import TokenBatch
-from stage_cli.core.training.task.encoding import encode_batch
-from stage_cli.core.training.task.groups import parameter_groups
-from stage_cli.core.training.task.module import StemModule
+from stage_cli.core.training.distributed import Processes, joined
+from stage_cli.core.training.loader import MicroBatch
+from stage_cli.core.training.loop import Stepper
+from stage_cli.core.training.optimizers import Optimizers
+from stage_cli.core.training.settings import RunConfig, TrainConfig
+from stage_cli.core.training.stem_module import StemModule, TokenBatch
+from stage_cli.core.training.stem_task import parameter_groups
+from stage_cli.core.training.tokens import encode_batch
 
 SMALL_CODEC = CodecConfig(filters=4, dimension=16, lstm_layers=1, codebook_size=64)
 SMALL_LM = LanguageModelConfig(codebook_size=64, dimension=64, layers=2, heads=2, feed_forward=256, text_dimension=None)
@@ -46,7 +44,7 @@ SMALL_LM = LanguageModelConfig(codebook_size=64, dimension=64, layers=2, heads=2
 class NoiseTask:
     """What the engine trains, with noise for audio and every context whole."""
 
-    units = ("Layer",)
+    units = ("TransformerLayer",)
 
     def __init__(self, lm: LanguageModelConfig, codec: CodecConfig, *, checkpointing: bool) -> None:
         model = LanguageModel(lm)

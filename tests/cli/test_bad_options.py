@@ -198,7 +198,7 @@ def test_out_of_memory(
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("stage_cli.core.generation.steps.sample", exhausted)
+    monkeypatch.setattr("stage_cli.core.generation.window.sample", exhausted)
     command = ("generate", write_music(), "--stem", "drums", "--model", tiny_model_dir)
     match = (
         r"Out of memory on cpu.*weights alone need: float32 [\d.]+ GB, .*int8 [\d.]+ GB.*"

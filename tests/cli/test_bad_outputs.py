@@ -184,9 +184,9 @@ def test_an_interruption_leaves_nothing(
     context = write_music(seconds=3.0)
     before = snapshot(tmp_path)
     steps = 0
-    from stage_cli.core.generation import steps as decode_steps
+    from stage_cli.core.generation import window
 
-    sample = decode_steps.sample
+    sample = window.sample
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
@@ -196,7 +196,7 @@ def test_an_interruption_leaves_nothing(
             raise KeyboardInterrupt
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(decode_steps, "sample", interrupted)
+    monkeypatch.setattr(window, "sample", interrupted)
     outcome = stage("generate", context, "--stem", "drums", "--model", tiny_model_dir, "--mix")
     assert (outcome.code, outcome.stdout) == (130, "")
     assert "Stopped. Nothing half-written is left." in outcome.stderr

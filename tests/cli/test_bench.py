@@ -98,11 +98,11 @@ def test_tables(bench: Stage, tiny_model_dir: Path) -> None:
 
 
 def test_a_busy_machine_is_told(bench: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stage_cli.core.bench.environment.load_average", lambda: (2.5, 1.0, 0.5))
+    monkeypatch.setattr("stage_cli.core.bench.results.load_average", lambda: (2.5, 1.0, 0.5))
     outcome = bench()
     assert "the load average was 2.50: other programs are, or were, at work" in outcome.stderr
     assert "load before (1, 5, 15 min)\t2.50, 1.00, 0.50" in outcome.stdout
-    monkeypatch.setattr("stage_cli.core.bench.environment.load_average", lambda: None)
+    monkeypatch.setattr("stage_cli.core.bench.results.load_average", lambda: None)
     outcome = bench("--json")
     assert outcome.stderr == ""
     assert (outcome.results[0]["load"], outcome.results[0]["busy"]) == (None, False)

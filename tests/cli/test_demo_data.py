@@ -22,10 +22,10 @@ import pytest
 import soundfile
 
 from cli.conftest import Outcome, Refused, Stage, snapshot
-from stage_cli.core.data.band.demo_data import compose_and_render, write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.settings import DemoSettings
-from stage_cli.core.data.band.sounds import resolve
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.demo_data import compose_and_render, write_demo_data
+from stage_cli.core.band.settings import DemoSettings
+from stage_cli.core.band.sounds import resolve
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError
 
@@ -243,9 +243,9 @@ def test_a_folder_without_permission(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stage_cli.core.data.band import song_folder
+    from stage_cli.core.band import demo_data
 
-    real = song_folder._write_wav
+    real = demo_data._write_wav
     left = 4
 
     def fail(path: Path, audio: np.ndarray) -> None:
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, m
             raise OSError(28, "No space left on device", str(path))
         real(path, audio)
 
-    monkeypatch.setattr(song_folder, "_write_wav", fail)
+    monkeypatch.setattr(demo_data, "_write_wav", fail)
     outcome = stage("demo-data", "songs", *SMALL)
     assert outcome.code == 1
     assert "No space left" in outcome.stderr

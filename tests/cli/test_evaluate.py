@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on(
 
 
 def test_ctrl_c_before_anything_is_made(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stage_cli.core.evaluation.protocol import run
+    from stage_cli.core.evaluation import run
 
     def stop(_: object) -> None:
         raise KeyboardInterrupt

@@ -186,7 +186,7 @@ def test_a_terminal_gets_no_audio(cannot_stream: Refused, monkeypatch: pytest.Mo
     class System:
         stdout = Terminal()
 
-    monkeypatch.setattr("stage_cli.cli.streaming.sys", System)
+    monkeypatch.setattr("stage_cli.cli.generate.sys", System)
     cannot_stream("--stream", "-", match="into the terminal.*aplay.*--stream drums.wav")
 
 
@@ -204,9 +204,9 @@ def test_an_interruption_leaves_nothing(
     context = write_music(seconds=3.0)
     before = snapshot(tmp_path)
     steps = 0
-    from stage_cli.core.generation import steps as decode_steps
+    from stage_cli.core.generation import window
 
-    sample = decode_steps.sample
+    sample = window.sample
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
@@ -217,7 +217,7 @@ def test_an_interruption_leaves_nothing(
             raise KeyboardInterrupt
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(decode_steps, "sample", interrupted)
+    monkeypatch.setattr(window, "sample", interrupted)
     command = ("generate", context, "--stem", "drums", "--model", tiny_model_dir, "--mix")
     outcome = stage(*command, "--stream", "stem.wav")
     assert (outcome.code, outcome.stdout) == (130, "")

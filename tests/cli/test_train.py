@@ -19,8 +19,7 @@ from prepared_songs import write_song
 
 from cli.conftest import Outcome, Refused, Stage, snapshot
 from stage_cli.cli.training_display import TrainingDisplay, duration
-from stage_cli.core.training.config import TrainingConfig, load_config
-from stage_cli.core.training.engine.events import (
+from stage_cli.core.training.events import (
     Event,
     Finished,
     Interrupted,
@@ -34,6 +33,8 @@ from stage_cli.core.training.engine.events import (
     Validated,
 )
 from stage_cli.core.training.run import TrainingResult
+from stage_cli.core.training.settings import TrainingConfig
+from stage_cli.core.training.toml import load_config
 from stage_cli.errors import StageError
 
 RUN = Path("runs/mine")

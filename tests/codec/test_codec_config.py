@@ -49,5 +49,5 @@ def test_an_error_names_key_value_and_what_is_allowed(values, match):
 
 
 def test_config_and_names_do_not_import_torch():
-    program = "import sys, stage_cli.core.codec.config, stage_cli.core.codec.names; sys.exit('torch' in sys.modules)"
+    program = "import sys, stage_cli.core.codec.config, stage_cli.core.codec.encodec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,8 +8,7 @@ import torch
 from transformers import EncodecConfig, EncodecModel
 
 from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.codec.encodec import Encodec, state_from_published
-from stage_cli.core.codec.names import IGNORABLE_SUFFIXES, published_names
+from stage_cli.core.codec.encodec import IGNORABLE_SUFFIXES, Encodec, published_names, state_from_published
 from stage_cli.errors import WeightsError
 
 CONFIGS = {

@@ -10,18 +10,15 @@ import pytest
 import torch
 from random_weights import randomise
 
+from stage_cli.core.codec.config import SpectralConfig, codec_config_from_dict, make_codec
 from stage_cli.core.codec.encodec import Encodec
-from stage_cli.core.codec.kinds import codec_config_from_dict, make_codec
-from stage_cli.core.codec.spectral import SpectralCodec
-from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.spectral import COMPRESSION, SpectralCodec
 from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder, stream_decode, stream_latents
-from stage_cli.core.codec.tones import COMPRESSION
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
-from stage_cli.core.weights.checkpoint import plan_directory
-from stage_cli.core.weights.codecs import load_codec
-from stage_cli.core.weights.packing import pack_codec
+from stage_cli.core.weights.checkpoint import load_codec, plan_directory
+from stage_cli.core.weights.saving import pack_codec
 from stage_cli.errors import WeightsError
 
 SMALL = SpectralConfig(

@@ -9,15 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.groove_patterns import GROOVES, LIKELIHOOD
-from stage_cli.core.data.band.composition.performance import Feel
-from stage_cli.core.data.band.composition.players import hire_players
-from stage_cli.core.data.band.composition.progressions import PROGRESSIONS
-from stage_cli.core.data.band.composition.score import METERS, Score
-from stage_cli.core.data.band.composition.styles import styles
-from stage_cli.core.data.band.composition.theory import MODES, Chord, chord, nearest_pitch, progression, voicing
-from stage_cli.core.data.band.instruments import CLOSED_HAT, INSTRUMENTS, KICK, OPEN_HAT, SNARE
+from stage_cli.core.band.composer import compose, hire_players
+from stage_cli.core.band.grooves import GROOVES, LIKELIHOOD
+from stage_cli.core.band.instruments import CLOSED_HAT, INSTRUMENTS, KICK, OPEN_HAT, SNARE
+from stage_cli.core.band.score import METERS, Feel, Score
+from stage_cli.core.band.styles import styles
+from stage_cli.core.band.theory import MODES, PROGRESSIONS, Chord, chord, nearest_pitch, progression, voicing
 from stage_cli.core.stems import STEMS
 
 SEED = 2024

@@ -10,25 +10,24 @@ import pyloudnorm
 import pytest
 from scipy.signal import butter, sosfilt
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Note, Score
-from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
-from stage_cli.core.data.band.demo_data import compose_and_render
-from stage_cli.core.data.band.instruments import DRUM_TRACKS, INSTRUMENTS, KICK, SAMPLE_RATE
-from stage_cli.core.data.band.randomness import generator
-from stage_cli.core.data.band.rendering import effects, soundfont
-from stage_cli.core.data.band.rendering.mixing import Track, render
-from stage_cli.core.data.band.rendering.sequencing import place_notes, place_strokes
-from stage_cli.core.data.band.rendering.sound_banks import SynthBank
-from stage_cli.core.data.band.rendering.synth.kits import build_hand_percussion, build_kit
-from stage_cli.core.data.band.rendering.synth.timbres import build_voice
-from stage_cli.core.loudness import k_weighting
+from stage_cli.core.audio.loudness import k_weighting
+from stage_cli.core.band import effects, soundfont
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.instruments import DRUM_TRACKS, INSTRUMENTS, KICK, SAMPLE_RATE
+from stage_cli.core.band.mixing import RenderedPart, place_notes, place_strokes, render
+from stage_cli.core.band.randomness import generator
+from stage_cli.core.band.score import Score, ScoreNote
+from stage_cli.core.band.sounds import SynthBank
+from stage_cli.core.band.synth_drums import build_hand_percussion, build_kit
+from stage_cli.core.band.theory import PITCH_CLASSES
+from stage_cli.core.band.timbres import build_voice
 
 SEED = 0
 KITS = ("rock", "studio", "dry", "garage", "jazz", "electronic", "eighties")
 PITCHED = [name for name in INSTRUMENTS if name not in ("drums", "percussion")]
 
-Song = tuple[Score, list[Track]]
+Song = tuple[Score, list[RenderedPart]]
 
 
 def make(index: int, seconds: float) -> Song:
@@ -41,7 +40,7 @@ def songs() -> list[Song]:
     return [make(index, 24.0) for index in range(10)]
 
 
-def mixed(tracks: list[Track]) -> np.ndarray:
+def mixed(tracks: list[RenderedPart]) -> np.ndarray:
     return np.sum([track.audio for track in tracks], axis=0)
 
 
@@ -174,7 +173,7 @@ def test_notes_are_in_tune_and_end_without_a_click(instrument: str) -> None:
     known = INSTRUMENTS[instrument]
     pitch = min(max(57, known.lowest + 5), known.highest - 3)
     voice = build_voice(instrument, generator(3, instrument))
-    note = Note(0.1, 1.0, pitch, 0.8, 0.0)
+    note = ScoreNote(0.1, 1.0, pitch, 0.8, 0.0)
     sound = place_notes([note], voice, instrument, 3 * SAMPLE_RATE, (3,))
     assert np.isfinite(sound).all()
     assert np.abs(sound).max() > 0.1
@@ -200,7 +199,7 @@ def test_notes_are_in_tune_and_end_without_a_click(instrument: str) -> None:
 def test_every_stroke_of_a_kit_is_short_and_clean(kit: str) -> None:
     strokes = {**build_hand_percussion(generator(1, kit)), **build_kit(kit, generator(2, kit))}
     for key in strokes:
-        notes = [Note(0.05, 0.3, key, velocity, number / 4) for number, velocity in enumerate((0.2, 0.95))]
+        notes = [ScoreNote(0.05, 0.3, key, velocity, number / 4) for number, velocity in enumerate((0.2, 0.95))]
         quiet = place_strokes(notes[:1], strokes, 3 * SAMPLE_RATE, (5,))[key]
         loud = place_strokes(notes[1:], strokes, 3 * SAMPLE_RATE, (5,))[key]
         assert np.isfinite(loud).all()
@@ -212,7 +211,7 @@ def test_every_stroke_of_a_kit_is_short_and_clean(kit: str) -> None:
 
 
 def test_timbres_differ_between_songs() -> None:
-    note = [Note(0.0, 0.5, 57, 0.8, 0.0)]
+    note = [ScoreNote(0.0, 0.5, 57, 0.8, 0.0)]
     for instrument in ("finger bass", "grand piano", "pad", "clean guitar", "male voice"):
         sounds = [
             place_notes(note, build_voice(instrument, generator(seed)), instrument, SAMPLE_RATE, (0,))

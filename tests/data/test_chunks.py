@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from prepared_songs import RATE, tone, write_song
 
-from stage_cli.core.data.audio_chunks import EDGE_SECONDS, AudioFile, AudioLimits, read_mono, read_stem, resample
+from stage_cli.core.audio.chunks import EDGE_SECONDS, AudioFile, AudioLimits, read_mono, read_stem, resample
 from stage_cli.core.data.index import find_songs
 from stage_cli.errors import AudioError, StageError
 

@@ -12,13 +12,12 @@ import torch
 from prepared_songs import RATE, TONES, heard_tones, tone, write_song
 from torch.utils.data import DataLoader
 
-from stage_cli.core.data.collate import AudioBatch, collate, left_pad_codes
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.dataset import StemDataset
+from stage_cli.core.data.dataset import AudioBatch, StemDataset, collate, left_pad_codes
 from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.splits import split_songs
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.errors import AudioError, StageError, UsageError
 
 

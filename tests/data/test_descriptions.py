@@ -1,6 +1,6 @@
 import pytest
 
-from stage_cli.core.data.descriptions import describe, stem_sentence
+from stage_cli.core.data.dataset import describe, stem_sentence
 from stage_cli.core.stems import STEMS
 
 

@@ -9,10 +9,10 @@ import pytest
 from prepared_songs import write_song
 from scipy.signal import sosfreqz
 
-from stage_cli.core.data import effects
+from stage_cli.core.data import augment
+from stage_cli.core.data.augment import biquad, record
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.data.dataset import StemDataset
-from stage_cli.core.data.effects import biquad, record
 
 RATE = 24000
 
@@ -71,7 +71,7 @@ def test_an_equalizer_band_raises_its_band_only(kind: str, low: float, middle: f
 @pytest.mark.parametrize("rate", [16000, 24000, 32000, 44100])
 def test_lossy_coding_adds_no_delay(rate: int) -> None:
     noise = np.random.default_rng(0).standard_normal(rate) / 8
-    coded = effects._code(noise, rate, 1.0)
+    coded = augment._code(noise, rate, 1.0)
     assert coded.shape == noise.shape
     spectra = np.fft.rfft(noise, 2 * rate).conj() * np.fft.rfft(coded, 2 * rate)
     assert int(np.fft.irfft(spectra).argmax()) == 0

@@ -15,15 +15,24 @@ import pytest
 import soxr
 
 from data.songs import Truth, compose
-from stage_cli.core.data.features import beat_this, mel_bands, tags
-from stage_cli.core.data.features.accents import RATE, AccentTrack, onset_strength
-from stage_cli.core.data.features.bars import find_bars
-from stage_cli.core.data.features.beat_phase import best_beats, delay
-from stage_cli.core.data.features.essentia_library import essentia_algorithms
-from stage_cli.core.data.features.key import find_key
-from stage_cli.core.data.features.levels import StemLevels
-from stage_cli.core.data.features.rhythm import sounding_range, tempo, track_rhythm
-from stage_cli.core.data.song import Rhythm
+from stage_cli.core.audio import spectra
+from stage_cli.core.audio.loudness import StemLevels
+from stage_cli.core.music import rhythm as rhythm_module
+from stage_cli.core.music import tags
+from stage_cli.core.music.rhythm import (
+    RATE,
+    AccentTrack,
+    Rhythm,
+    best_beats,
+    delay,
+    essentia_algorithms,
+    find_bars,
+    find_key,
+    onset_strength,
+    sounding_range,
+    tempo,
+    track_rhythm,
+)
 from stage_cli.errors import StageError
 
 
@@ -254,30 +263,26 @@ class TestMelBands:
         algorithms = essentia_algorithms()
         reference = algorithms.TensorflowInputMusiCNN()
         frames = algorithms.FrameGenerator(audio, frameSize=512, hopSize=256)
-        np.testing.assert_allclose(
-            mel_bands.mel_bands(audio), [reference(frame) for frame in frames], rtol=0, atol=2e-4
-        )
+        np.testing.assert_allclose(spectra.mel_bands(audio), [reference(frame) for frame in frames], rtol=0, atol=2e-4)
 
     def test_music_as_essentia(self, songs: list[Truth]) -> None:
         audio = resampled(mixes(songs[1])[0], RATE, 16_000)
         algorithms = essentia_algorithms()
         reference = algorithms.TensorflowInputMusiCNN()
         frames = algorithms.FrameGenerator(audio, frameSize=512, hopSize=256)
-        np.testing.assert_allclose(
-            mel_bands.mel_bands(audio), [reference(frame) for frame in frames], rtol=0, atol=2e-3
-        )
+        np.testing.assert_allclose(spectra.mel_bands(audio), [reference(frame) for frame in frames], rtol=0, atol=2e-3)
 
     def test_filters_have_the_area_of_one(self) -> None:
-        width = mel_bands.RATE / mel_bands.FRAME
-        assert mel_bands.filters().sum(axis=0)[30:] * width == pytest.approx(1, abs=0.1)
+        width = spectra.RATE / spectra.FRAME
+        assert spectra.filters().sum(axis=0)[30:] * width == pytest.approx(1, abs=0.1)
 
 
 class TestBeatThis:
     def test_missing_package(self, monkeypatch: pytest.MonkeyPatch, songs: list[Truth]) -> None:
         monkeypatch.setitem(sys.modules, "beat_this", None)
-        beat_this.tracker.cache_clear()
+        rhythm_module.tracker.cache_clear()
         with pytest.raises(StageError, match=r"needs the package beat-this.*pip install \"stage-cli\[beat-this\]\""):
-            beat_this.track_rhythm(mixes(songs[0])[0])
+            rhythm_module.track_with_beat_this(mixes(songs[0])[0])
 
     def install(self, monkeypatch: pytest.MonkeyPatch, home: Path, tracker: type) -> Path:
         """Stand in for the package; return where torch keeps its weights."""
@@ -287,7 +292,7 @@ class TestBeatThis:
         module.Audio2Beats = tracker  # ty: ignore[unresolved-attribute]
         module.CHECKPOINT_URL = (home / "server").as_uri()  # ty: ignore[unresolved-attribute]
         monkeypatch.setitem(sys.modules, "beat_this.inference", module)
-        beat_this.tracker.cache_clear()
+        rhythm_module.tracker.cache_clear()
         return home / "hub" / "checkpoints" / "beat_this-final0.ckpt"
 
     def test_what_the_tracker_finds(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -304,21 +309,21 @@ class TestBeatThis:
         weights = self.install(monkeypatch, tmp_path, Audio2Beats)
         (tmp_path / "server").mkdir()
         (tmp_path / "server" / "final0.ckpt").write_bytes(b"weights")
-        rhythm = beat_this.track_rhythm(np.ones(10 * RATE, dtype=np.float32))
-        beat_this.tracker.cache_clear()
+        rhythm = rhythm_module.track_with_beat_this(np.ones(10 * RATE, dtype=np.float32))
+        rhythm_module.tracker.cache_clear()
         # A local file: the package loads it with weights_only=True, what it fetches itself without.
         assert calls == [(str(weights), "cpu", False), (np.float32, RATE)]
         assert weights.read_bytes() == b"weights"
         assert (rhythm.bpm, rhythm.beats_per_bar, rhythm.source) == (120, 4, "beat-this")
         assert rhythm.downbeats == (0.5, 2.5, 4.5, 6.5)
         (tmp_path / "server" / "final0.ckpt").unlink()
-        beat_this.tracker()  # it is fetched once
-        beat_this.tracker.cache_clear()
+        rhythm_module.tracker()  # it is fetched once
+        rhythm_module.tracker.cache_clear()
 
     def test_weights_that_cannot_be_fetched(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         weights = self.install(monkeypatch, tmp_path, object)
         with pytest.raises(StageError, match=r"weights 'final0'.*cannot be loaded.*No such file.*fetched once"):
-            beat_this.tracker()
+            rhythm_module.tracker()
         assert not weights.exists()
 
     @pytest.mark.parametrize("error", [pickle.UnpicklingError, RuntimeError])
@@ -333,7 +338,7 @@ class TestBeatThis:
         weights.parent.mkdir(parents=True)
         weights.write_bytes(b"<html>")
         with pytest.raises(StageError, match=r"weights 'final0'.*Weights only load failed · they are fetched once"):
-            beat_this.tracker()
+            rhythm_module.tracker()
 
 
 class TestTags:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.layout_sets import UUIDS, noise, write, write_moisesdb, write_musdb, write_slakh
-from stage_cli.core.data.layouts import Song, find_songs, read_song
+from stage_cli.core.data.layouts import find_songs, read_song
+from stage_cli.core.data.layouts.source import Song
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError, UsageError
 

@@ -16,15 +16,15 @@ import soxr
 
 from data.layout_sets import UUIDS, noise, write, write_moisesdb, write_musdb, write_slakh
 from data.songs import Truth, compose
-from stage_cli.core.data.band.demo_data import write_demo_data
-from stage_cli.core.data.band.rendering import soundfont
-from stage_cli.core.data.band.settings import DemoSettings
-from stage_cli.core.data.layouts import Annotations, find_songs, read_song
-from stage_cli.core.data.prepare import PreparedSong, prepare_song
-from stage_cli.core.data.processes import available_cores
+from stage_cli.core.band import soundfont
+from stage_cli.core.band.demo_data import write_demo_data
+from stage_cli.core.band.settings import DemoSettings
+from stage_cli.core.data.layouts import find_songs, read_song
+from stage_cli.core.data.layouts.source import Annotations
+from stage_cli.core.data.prepare import PreparedSong, prepare_song, prepare_songs
 from stage_cli.core.data.settings import PrepareSettings, Shard
 from stage_cli.core.data.song import SongFeatures, read_features
-from stage_cli.core.data.workers import prepare_songs
+from stage_cli.core.machine import available_cores
 from stage_cli.errors import UsageError
 
 
@@ -189,7 +189,7 @@ class TestFeatures:
         def fail(*_: object) -> None:
             raise RuntimeError("KeyExtractor: no\nmore")
 
-        monkeypatch.setattr("stage_cli.core.data.features.key.find_key", fail)
+        monkeypatch.setattr("stage_cli.core.music.rhythm.find_key", fail)
         write(tmp_path / "song" / "bass.wav", noise(1))
         result = prepare(tmp_path)
         assert str(result.error).startswith("song cannot be analysed · RuntimeError: KeyExtractor: no · leave the song")
@@ -412,7 +412,7 @@ def test_bad_files(tmp_path: Path, content: object, match: str) -> None:
 
 def find_songs_with(song: Path) -> list:
     """A MUSDB song whose file was lost after it had been found."""
-    from stage_cli.core.data.layouts import SongFolder
+    from stage_cli.core.data.layouts.source import SongFolder
 
     return [SongFolder(song.name, song, Path(song.name), "musdb18")]
 

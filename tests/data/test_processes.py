@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stage_cli.core.data.processes import available_cores, begin_worker, in_order, worker_pool
+from stage_cli.core.machine import available_cores, begin_worker, in_order, worker_pool
 from stage_cli.errors import StageError, UsageError
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -69,7 +69,7 @@ class TestInOrder:
 
 WAITING = """
 import os, time
-from stage_cli.core.data.processes import worker_pool
+from stage_cli.core.machine import worker_pool
 with worker_pool(2) as pool:
     print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
     for _ in range(2):
@@ -78,7 +78,7 @@ with worker_pool(2) as pool:
 """
 FORKED = """
 import multiprocessing, signal, time
-from stage_cli.core.data.processes import begin_worker
+from stage_cli.core.machine import begin_worker
 signal.signal(signal.SIGTERM, lambda *_: None)  # workers inherit it
 context = multiprocessing.get_context("fork")
 def work(ready):
@@ -113,7 +113,7 @@ def test_workers_end_with_a_parent_that_is_killed(script: str) -> None:
 
 def test_a_finished_pool_is_over() -> None:
     script = """
-from stage_cli.core.data.processes import in_order, worker_pool
+from stage_cli.core.machine import in_order, worker_pool
 import math, multiprocessing, os
 print(list(in_order(math.sqrt, [4, 9], 2)))
 with worker_pool(2) as pool:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stage_cli.core.data.audio_chunks import AudioFile
+from stage_cli.core.audio.chunks import AudioFile
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.indexed_song import IndexedSong, StemAudio
+from stage_cli.core.data.index import IndexedSong, StemAudio
 from stage_cli.core.data.splits import identities, split_songs
 from stage_cli.errors import UsageError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.evaluation.report.results import Failure, Item, Metric, Output, Results, Summary, System
+from stage_cli.core.evaluation.report.results import ClipResult, Failure, Metric, Output, Results, Summary, SystemResult
 
 RATE = 32_000
 NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
@@ -27,12 +27,14 @@ METRICS = {
 }  # fmt: skip
 
 SYSTEMS = (
-    System("model:small", "small", "system", {"parameters": 587_000_000, "size": "small", "licence": "CC-BY-NC-4.0"}),
-    System("model:stage-drums", "stage-drums", "system", {"parameters": 620_000_000, "size": "small"}),
-    System("true", "True stems", "anchor"),
-    System("shuffled", "Shuffled", "anchor"),
-    System("silence", "Silence", "anchor"),
-    System("click", "Click", "anchor"),
+    SystemResult(
+        "model:small", "small", "system", {"parameters": 587_000_000, "size": "small", "licence": "CC-BY-NC-4.0"}
+    ),
+    SystemResult("model:stage-drums", "stage-drums", "system", {"parameters": 620_000_000, "size": "small"}),
+    SystemResult("true", "True stems", "anchor"),
+    SystemResult("shuffled", "Shuffled", "anchor"),
+    SystemResult("silence", "Silence", "anchor"),
+    SystemResult("click", "Click", "anchor"),
 )
 _QUALITY = {"model:small": 0.55, "model:stage-drums": 0.8, "true": 0.96, "shuffled": 0.3, "silence": 0.0, "click": 0.99}
 _HEARD = ("model:small", "model:stage-drums")
@@ -121,7 +123,7 @@ def write_example(
             else ("Blue in Seven", "Harbour Lights", "Half a Mile", "Nine to Nothing")[(song - 1) % 4]
         )
         made.append(
-            Item(
+            ClipResult(
                 id=f"{number:04d}",
                 song=f"song_{song}",
                 title=title,
@@ -172,10 +174,10 @@ def with_failures(results: Results) -> Results:
     )
     changed = {**first.__dict__, "outputs": outputs}
     failures = (Failure("0099", "model:small", "song_9/bass.wav is damaged <cut off>"),)
-    return Results(**{**results.__dict__, "items": (Item(**changed), *rest), "failures": failures})
+    return Results(**{**results.__dict__, "items": (ClipResult(**changed), *rest), "failures": failures})
 
 
-def _summaries(items: list[Item], systems: int) -> list[Summary]:
+def _summaries(items: list[ClipResult], systems: int) -> list[Summary]:
     found = []
     distances = {
         "model:small": 3.1,

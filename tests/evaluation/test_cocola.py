@@ -21,11 +21,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stage_cli.core.evaluation.cocola.checkpoint import load_network
-from stage_cli.core.evaluation.cocola.efficientnet import EfficientNet, published_name
-from stage_cli.core.evaluation.cocola.features import SAMPLES, features, magnitudes, separate
-from stage_cli.core.evaluation.cocola.network import MODES, CocolaNetwork, masked, published_names
-from stage_cli.core.evaluation.cocola.score import Cocola, CocolaScore, mean_score, pair_anchor
+from stage_cli.core.evaluation.cocola import (
+    MODES,
+    SAMPLES,
+    Cocola,
+    CocolaNetwork,
+    CocolaScore,
+    EfficientNet,
+    features,
+    load_network,
+    magnitudes,
+    masked,
+    mean_score,
+    pair_anchor,
+    published_name,
+    published_names,
+    separate,
+)
 from stage_cli.errors import WeightsError
 
 RATE = 16_000

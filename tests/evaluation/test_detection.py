@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 import soxr
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.demo_data import compose_and_render
-from stage_cli.core.data.features import beat_this
-from stage_cli.core.evaluation.anchors import click_drum, silence
-from stage_cli.core.evaluation.detection.beats import track_beats
-from stage_cli.core.evaluation.detection.key import find_key
-from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.metrics.beats import beat_f1
-from stage_cli.core.evaluation.metrics.tempo import tempo_error
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.evaluation.metrics import beat_f1, tempo_error
+from stage_cli.core.evaluation.systems import click_drum, silence
+from stage_cli.core.music import rhythm as rhythm_module
+from stage_cli.core.music.detection import find_key, find_onsets, track_beats
 
 RATE = 32_000
 
@@ -152,7 +149,7 @@ def test_beat_this_is_asked_if_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> 
         assert (audio.dtype, audio.shape, rate) == (np.float32, (5 * 44_100,), 44_100)
         return np.array([0.5, 1.0, 1.5, 5.5]), np.array([0.5, 5.5])
 
-    monkeypatch.setattr(beat_this, "tracker", lambda _: hear)
+    monkeypatch.setattr(rhythm_module, "tracker", lambda _: hear)
     rhythm = track_beats(click_drum([0.5, 1.0, 1.5], 5, RATE) + 0.01, RATE, tracker="beat-this")
     assert (rhythm.beats, rhythm.downbeats, rhythm.source) == ((0.5, 1.0, 1.5), (0.5,), "beat-this")
 
@@ -200,7 +197,7 @@ def test_a_click_drum_clicks_alike_on_every_beat() -> None:
 
 def test_heavy_libraries_wait_until_they_are_needed() -> None:
     code = (
-        "import stage_cli.core.evaluation.music, stage_cli.core.evaluation.metrics.bootstrap, sys\n"
+        "import stage_cli.core.evaluation.music, stage_cli.core.evaluation.intervals, sys\n"
         "print(*({'essentia', 'torch', 'mir_eval', 'scipy', 'librosa', 'beat_this'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

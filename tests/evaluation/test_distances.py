@@ -11,11 +11,18 @@ import scipy.linalg
 import scipy.spatial.distance
 import torch
 
-from stage_cli.core.evaluation.metrics.adherence import apa
-from stage_cli.core.evaluation.metrics.frechet import Gaussian, fad, fad_infinity, frechet_distance, gaussian
-from stage_cli.core.evaluation.metrics.kernel import kad, median_distance
-from stage_cli.core.evaluation.metrics.pairing import other_songs
-from stage_cli.core.evaluation.metrics.rows import at_most
+from stage_cli.core.evaluation.distances import (
+    Gaussian,
+    apa,
+    at_most,
+    fad,
+    fad_infinity,
+    frechet_distance,
+    gaussian,
+    kad,
+    median_distance,
+)
+from stage_cli.core.evaluation.metrics import other_songs
 
 
 def rows_with(mean: np.ndarray, covariance: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

@@ -16,15 +16,20 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from stage_cli.core.evaluation.embeddings.clap import ClapEmbedding, cosine, text_score
-from stage_cli.core.evaluation.embeddings.codec import CodecEmbedding
-from stage_cli.core.evaluation.embeddings.embedding import Embedding, pieces
-from stage_cli.core.evaluation.embeddings.mert import MertEmbedding
-from stage_cli.core.evaluation.embeddings.registry import EMBEDDINGS, load_embedding
-from stage_cli.core.evaluation.embeddings.spectra import mel_filters
-from stage_cli.core.evaluation.embeddings.vggish import VGGish, VggishEmbedding, log_mel_examples
+from stage_cli.core.audio.spectra import mel_filters
+from stage_cli.core.evaluation.embeddings import EMBEDDINGS, Embedding, load_embedding, pieces
+from stage_cli.core.evaluation.pretrained import (
+    ClapEmbedding,
+    CodecEmbedding,
+    MertEmbedding,
+    VGGish,
+    VggishEmbedding,
+    cosine,
+    log_mel_examples,
+    text_score,
+)
 from stage_cli.core.model import StageModel
-from stage_cli.core.weights.codecs import load_codec
+from stage_cli.core.weights.checkpoint import load_codec
 from stage_cli.errors import HubError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -335,7 +340,7 @@ class TestMert:
         assert MertEmbedding(str(mert[0])).embed(np.ones(1, dtype=np.float32), RATE).shape == (1, 16)
 
     def test_long_audio_is_heard_in_pieces(self, mert: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("stage_cli.core.evaluation.embeddings.mert._SECONDS", 1)
+        monkeypatch.setattr("stage_cli.core.evaluation.pretrained._SECONDS", 1)
         embedding = MertEmbedding(str(mert[0]))
         audio = noise(1.7)
         expected = [embedding.embed(audio[:RATE], RATE), embedding.embed(audio[RATE:], RATE)]

@@ -10,8 +10,7 @@ import mir_eval
 import numpy as np
 import pytest
 
-from stage_cli.core.evaluation.metrics.beats import beat_amlt, beat_cmlt, beat_f1
-from stage_cli.core.evaluation.metrics.tempo import tempo_error, tempo_right
+from stage_cli.core.evaluation.metrics import beat_amlt, beat_cmlt, beat_f1, tempo_error, tempo_right
 
 BEATS = np.arange(0.3, 10, 0.5)
 

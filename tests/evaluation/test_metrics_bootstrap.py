@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from stage_cli.core.evaluation.metrics.bootstrap import (
-    LEVEL,
-    Interval,
-    mean_interval,
-    paired_difference,
-    statistic_interval,
-)
+from stage_cli.core.evaluation.intervals import LEVEL, Interval, mean_interval, paired_difference, statistic_interval
 
 
 def songs_of(count: int, items: int) -> list[str]:

@@ -9,9 +9,8 @@ import mir_eval
 import numpy as np
 import pytest
 
-from stage_cli.core.evaluation.detection.chroma import HOP, RATE, chroma
-from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
-from stage_cli.core.evaluation.metrics.key import key_agreement
+from stage_cli.core.evaluation.metrics import chroma_similarity, key_agreement
+from stage_cli.core.music.detection import CHROMA_HOP, CHROMA_RATE, chroma
 
 NAMES = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
@@ -63,7 +62,7 @@ def tones(pitches: list[float], seconds: float = 2.0, rate: int = 32_000, partia
 def test_the_pitch_class_of_a_tone(pitch: int) -> None:
     """From the lowest string of a bass on, whose neighbour is 2.5 Hz away."""
     frames = chroma(tones([pitch], partials=3), 32_000)
-    assert frames.shape == (2 * RATE // HOP + 1, 12)
+    assert frames.shape == (2 * CHROMA_RATE // CHROMA_HOP + 1, 12)
     inner = frames[3:-3]
     assert (inner.argmax(axis=1) == pitch % 12).all()
     np.testing.assert_allclose(np.linalg.norm(inner, axis=1), 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 
-from stage_cli.core.evaluation.metrics.levels import clipped, loudness, loudness_difference, silent
+from stage_cli.core.evaluation.metrics import clipped, loudness, loudness_difference, silent
 
 
 def noise(rate: int, gain: float = 0.1, seconds: float = 4.0) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from stage_cli.core.evaluation.metrics.onsets import eighth_grid, onset_f, onset_precision, onset_recall
+from stage_cli.core.evaluation.metrics import eighth_grid, onset_f, onset_precision, onset_recall
 
 BEATS = np.arange(0.4, 9.9, 0.5)
 GRID = np.arange(0.15, 10, 0.25)

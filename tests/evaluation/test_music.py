@@ -9,23 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Score
-from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
-from stage_cli.core.data.band.demo_data import compose_and_render
-from stage_cli.core.data.song import Key
-from stage_cli.core.evaluation.anchors import click_drum, silence
-from stage_cli.core.evaluation.metrics.bootstrap import paired_difference
-from stage_cli.core.evaluation.metrics.tempo import tempo_error
-from stage_cli.core.evaluation.music import (
-    PITCHED_METRICS,
-    Heard,
-    ItemTruth,
-    compare,
-    hear,
-    heard_truth,
-    measure,
-)
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.score import Score
+from stage_cli.core.band.theory import PITCH_CLASSES
+from stage_cli.core.evaluation.intervals import paired_difference
+from stage_cli.core.evaluation.metrics import tempo_error
+from stage_cli.core.evaluation.music import PITCHED_METRICS, Heard, ItemTruth, compare, hear, heard_truth, measure
+from stage_cli.core.evaluation.systems import click_drum, silence
+from stage_cli.core.music.rhythm import Key
 
 RATE, START, SECONDS, SEED, SONGS = 44_100, 8.0, 10.0, 11, 5
 NAMES = [str(song) for song in range(SONGS)]

@@ -15,16 +15,15 @@ import torch
 from prepared_songs import TONES, heard_tones, tone, write_song
 from safetensors.torch import load_file, save_file
 
-from stage_cli.core.evaluation.protocol import models as protocol_models
-from stage_cli.core.evaluation.protocol import run
-from stage_cli.core.evaluation.protocol.metronome_clips import LATEST_BEAT, MetronomeClips
-from stage_cli.core.evaluation.protocol.models import model_title
-from stage_cli.core.evaluation.protocol.run import evaluate
-from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
-from stage_cli.core.evaluation.protocol.song_clips import RATE, SongClips
-from stage_cli.core.evaluation.protocol.summing import partners
-from stage_cli.core.evaluation.protocol.systems import distinct_titles
-from stage_cli.core.evaluation.report import Results
+from stage_cli.core.evaluation import models as protocol_models
+from stage_cli.core.evaluation import run
+from stage_cli.core.evaluation.models import model_title
+from stage_cli.core.evaluation.report.results import Results
+from stage_cli.core.evaluation.run import evaluate
+from stage_cli.core.evaluation.settings import EvaluationConfig
+from stage_cli.core.evaluation.song_clips import LATEST_BEAT, RATE, MetronomeClips, SongClips
+from stage_cli.core.evaluation.summary import partners
+from stage_cli.core.evaluation.systems import distinct_titles
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import UsageError, WeightsError
 
@@ -302,7 +301,7 @@ def test_the_metronome_set(tmp_path: Path) -> None:
 
 
 def test_a_model_on_the_metronome_set(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stage_cli.core.evaluation.protocol.metronome_clips.TEMPI", range(100, 140, 20))
+    monkeypatch.setattr("stage_cli.core.evaluation.song_clips.TEMPI", range(100, 140, 20))
     config = EvaluationConfig(out=tmp_path / "m", models=(str(tiny_model_dir),), metronome_set=True, seconds=2)
     results = evaluate(config).results
     assert [item.bpm for item in results.items] == [100, 100, 120, 120]

@@ -12,16 +12,16 @@ import pytest
 import soundfile
 import torch
 
+from stage_cli.core.band.composer import compose
+from stage_cli.core.band.demo_data import compose_and_render
+from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.codec.codec import Codec
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.theory import PITCH_CLASSES
-from stage_cli.core.data.band.demo_data import compose_and_render
-from stage_cli.core.evaluation.metrics.bootstrap import paired_difference
-from stage_cli.core.evaluation.protocol import models, run
-from stage_cli.core.evaluation.protocol.file_clips import FileClips, matching, read_truth
-from stage_cli.core.evaluation.protocol.run import evaluate
-from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
-from stage_cli.core.evaluation.report import Results, Summary, read_results
+from stage_cli.core.evaluation import models, run
+from stage_cli.core.evaluation.clips import FileClips, matching, read_truth
+from stage_cli.core.evaluation.intervals import paired_difference
+from stage_cli.core.evaluation.report.results import Results, Summary, read_results
+from stage_cli.core.evaluation.run import evaluate
+from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.errors import StageError, UsageError
 
 RATE = 8000

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from evaluation.test_cocola import published_state
 from evaluation.test_embeddings import save_clap
-from stage_cli.core.audio import read_blocks, to_mono
-from stage_cli.core.evaluation.cocola.score import Cocola
-from stage_cli.core.evaluation.embeddings.clap import ClapEmbedding, text_score
-from stage_cli.core.evaluation.protocol import run
-from stage_cli.core.evaluation.protocol.run import evaluate
-from stage_cli.core.evaluation.protocol.settings import EvaluationConfig
+from stage_cli.core.audio.reading import read_blocks, to_mono
+from stage_cli.core.evaluation import run
+from stage_cli.core.evaluation.cocola import Cocola
+from stage_cli.core.evaluation.pretrained import ClapEmbedding, text_score
+from stage_cli.core.evaluation.run import evaluate
+from stage_cli.core.evaluation.settings import EvaluationConfig
 
 
 @pytest.mark.slow

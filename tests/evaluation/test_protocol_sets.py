@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stage_cli.core.evaluation.metrics.adherence import apa
-from stage_cli.core.evaluation.metrics.frechet import fad
-from stage_cli.core.evaluation.metrics.jackknife import jackknife_interval
-from stage_cli.core.evaluation.metrics.kernel import kad
-from stage_cli.core.evaluation.protocol.sets import MOST_KAD_ROWS, SetMetrics
+from stage_cli.core.evaluation.distances import apa, fad, kad
+from stage_cli.core.evaluation.intervals import jackknife_interval
+from stage_cli.core.evaluation.summary import MOST_KAD_ROWS, SetMetrics
 
 SONGS = {f"{clip:04d}": f"song {clip // 2}" for clip in range(12)}
 

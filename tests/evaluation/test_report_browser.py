@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from stage_cli.core.evaluation.report import read_results, write_report, write_results
+from stage_cli.core.evaluation.report.page import write_report
+from stage_cli.core.evaluation.report.results import read_results, write_results
 from tests.evaluation.report_example import with_failures, write_example
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -10,9 +10,18 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from stage_cli.core.evaluation.report import write_report, write_results
-from stage_cli.core.evaluation.report.clips import RATE, compress, make_clip, outline, picture
-from stage_cli.core.evaluation.report.collection import SIZE_LIMIT, Collection, choose_bitrate
+from stage_cli.core.evaluation.report.clips import (
+    RATE,
+    SIZE_LIMIT,
+    Collection,
+    choose_bitrate,
+    compress,
+    make_clip,
+    outline,
+    picture,
+)
+from stage_cli.core.evaluation.report.page import write_report
+from stage_cli.core.evaluation.report.results import write_results
 from tests.evaluation.report_example import chords, drums, write_example
 
 

@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from stage_cli.core.evaluation.report import Metric, Output, Results, read_results, write_items, write_results
+from stage_cli.core.evaluation.report.results import Metric, Output, Results, read_results, write_items, write_results
 from stage_cli.errors import StageError
 from tests.evaluation.report_example import METRICS, NASTY, with_failures, write_example
 

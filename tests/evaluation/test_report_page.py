@@ -9,10 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from stage_cli.core.evaluation.report import Metric, Summary, System, write_report, write_results
-from stage_cli.core.evaluation.report.page import json_for_script
-from stage_cli.core.evaluation.report.summary import tables
-from stage_cli.core.evaluation.report.wording import decimals, number
+from stage_cli.core.evaluation.report import System
+from stage_cli.core.evaluation.report.page import decimals, json_for_script, number, tables, write_report
+from stage_cli.core.evaluation.report.results import Metric, Summary, write_results
 from stage_cli.errors import StageError
 from tests.evaluation.report_example import NASTY, with_failures, write_example
 

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_pieces, decode_window
 from stage_cli.core.generation.graphs import StaticSteps
-from stage_cli.core.generation.song import generate_song, uniform_numbers
-from stage_cli.core.generation.steps import PlainSteps
+from stage_cli.core.generation.song import decode_pieces, decode_window, generate_song, uniform_numbers
+from stage_cli.core.generation.window import PlainSteps, sample
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import Layout, delayed_sequence
-from stage_cli.core.lm.sampling import sample
+from stage_cli.core.lm.layout import Layout, delayed_sequence
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import Cancelled
 
@@ -32,7 +30,7 @@ K, CODES, WINDOW = 4, 32, 12
 @pytest.fixture(autouse=True, params=[PlainSteps, StaticSteps], ids=["plain", "static"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[PlainSteps | StaticSteps]:
     """Both ways to take steps; the second one is what a CUDA graph records, here operation by operation."""
-    monkeypatch.setattr("stage_cli.core.generation.decode.steps_for", lambda lm: request.param)
+    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: request.param)
     return request.param
 
 

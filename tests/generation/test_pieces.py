@@ -11,11 +11,10 @@ from random_weights import randomise
 from torch import Tensor
 
 from generation.test_threads import Clock, int8_model, two_threads  # noqa: F401 - a fixture that is used by itself
-from stage_cli.core.generation import decode, threads
+from stage_cli.core.generation import graphs, song
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_pieces, decode_window
-from stage_cli.core.generation.song import generate_song, uniform_numbers
-from stage_cli.core.generation.threads import StepThreads
+from stage_cli.core.generation.graphs import StepThreads
+from stage_cli.core.generation.song import decode_pieces, decode_window, generate_song, uniform_numbers
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -103,14 +102,14 @@ def test_a_window_is_its_pieces_and_what_was_known(lm: LanguageModel) -> None:
 def test_the_caches_are_gone_before_the_last_frames_leave(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever decodes a whole window with a large codec needs their memory."""
     caches: list[weakref.ref] = []
-    prefill = decode.prefill
+    prefill = song.prefill
 
-    def watched(*arguments: Any) -> decode.Rows:
+    def watched(*arguments: Any) -> song.Rows:
         rows = prefill(*arguments)
         caches.append(weakref.ref(rows.cache))
         return rows
 
-    monkeypatch.setattr(decode, "prefill", watched)
+    monkeypatch.setattr(song, "prefill", watched)
     for _ in generate_song(lm, codes(30), GenerationConfig(), window=WINDOW):
         assert caches
         assert not [cache for cache in caches if cache() is not None]
@@ -154,7 +153,7 @@ def test_an_iterator_that_is_closed_gives_the_threads_back() -> None:
 
 def test_the_time_of_other_work_is_not_a_steps_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock({2: 0.03, 1: 0.05})
-    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(graphs.time, "perf_counter", clock.perf_counter)
     with StepThreads(int8_model(), 2) as steps:
         clock.run(steps, 10)
         used = []

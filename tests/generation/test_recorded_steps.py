@@ -13,10 +13,9 @@ from torch import Tensor
 from generation.test_generation import CONFIGS, WINDOW, K, a_text, codes, language_model, plain_loop
 from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.graphs import Recording
-from stage_cli.core.generation.song import generate_song, uniform_numbers
-from stage_cli.core.lm import static_memory
+from stage_cli.core.generation.song import decode_window, generate_song, uniform_numbers
+from stage_cli.core.lm import steps
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
 
@@ -67,7 +66,7 @@ def test_early_steps_look_at_less(
     lm: LanguageModel, there: LanguageModel, device: PretendedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "SHORTEST_SPAN", 4)
-    monkeypatch.setattr(static_memory, "ALIGNMENT", 4)
+    monkeypatch.setattr(steps, "ALIGNMENT", 4)
     for seed, known_frames in ((1, 0), (2, 5)):
         config, context, known = GenerationConfig(seed=seed), codes(10, seed), codes(known_frames, seed + 9)
         uniforms = uniform_numbers(seed, 1, K, WINDOW)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stage_cli.core.generation.windows import Window, plan_windows
+from stage_cli.core.generation.song import Window, plan_windows
 
 
 def _sizes() -> list[tuple[int, int, int, int, int]]:

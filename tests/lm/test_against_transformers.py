@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 from transformers_reference import make_musicgen
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.generation.song import decode_window
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 
 TOLERANCE = 1e-4

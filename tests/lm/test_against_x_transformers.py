@@ -13,11 +13,12 @@ from transformers_reference import make_codec
 from x_transformers_reference import CODES, HEADS, LAYERS, PAD, TEXT_WIDTH, WIDTH, K, Sequence, StageReference
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.generation.song import decode_window
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 from stage_cli.core.precision import Runtime
-from stage_cli.core.weights.checkpoint import Plan, find_codec_part, find_language_model, plain_config
+from stage_cli.core.weights.checkpoint import find_codec_part, find_language_model, plain_config
+from stage_cli.core.weights.formats import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sdp_kernel:FutureWarning")  # x-transformers' own
 

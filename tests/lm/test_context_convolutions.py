@@ -7,9 +7,9 @@ import torch
 from random_weights import randomise
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.context_convolutions import ContextConvolutions
+from stage_cli.core.lm.linear import ContextConvolutions
 from stage_cli.core.lm.transformer import LanguageModel
-from stage_cli.core.training.task.initial import InitialWeights
+from stage_cli.core.training.building import InitialWeights
 from stage_cli.errors import WeightsError
 
 SIZES = {"codebooks": 2, "codebook_size": 16, "dimension": 16, "layers": 1, "heads": 2, "feed_forward": 32}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stage_cli.core.lm.cache import KVCache, common_memory, repeat_rows
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.cpu_step import StepAttention
-from stage_cli.core.lm.kv_cache import KVCache, common_memory, repeat_rows
 from stage_cli.core.lm.layer import attend_cached, merge_heads, split_heads
+from stage_cli.core.lm.steps import StepAttention
 
 
 def step_attention(*caches: KVCache) -> StepAttention:

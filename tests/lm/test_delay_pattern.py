@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage_cli.core.lm.delay_pattern import delay, undelay
+from stage_cli.core.lm.layout import delay, undelay
 
 PAD = 9
 

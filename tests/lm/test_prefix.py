@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import Layout, attended_steps, attention_mask, delayed_sequence, join, positions
+from stage_cli.core.lm.layout import Layout, attended_steps, attention_mask, delayed_sequence, join, positions
 from stage_cli.errors import WeightsError
 
 STAGE = LanguageModelConfig(

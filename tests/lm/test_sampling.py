@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage_cli.core.lm.sampling import guide, sample
+from stage_cli.core.generation.window import guide, sample
 
 LOGITS = torch.tensor([0.1, 2.0, -1.0, 1.5, 1.4, -3.0, 0.0, 0.7])
 GRID = 100_000

@@ -10,11 +10,11 @@ import torch
 from random_weights import randomise
 from torch import Tensor
 
+from stage_cli.core.lm.cache import KVCache, common_memory, repeat_rows
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.kv_cache import KVCache, common_memory, repeat_rows
+from stage_cli.core.lm.layer import sinusoids
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.lm.linear import ACTIVATION_STEPS, INT8_KERNEL_ROWS, Int8Linear, multiplies_bytes
-from stage_cli.core.lm.prefix import delayed_sequence
-from stage_cli.core.lm.sinusoids import sinusoids
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.errors import WeightsError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.training.engine.whole_folder import recover_all, whole_folder
+from stage_cli.core.files import recover_all, whole_folder
 
 CALLS = ("fsync", "rename", "mkdir", "rmdir", "unlink")
 

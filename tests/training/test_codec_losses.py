@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from stage_cli.core.codec.spectral import SpectralCodec
-from stage_cli.core.codec.spectral_config import SpectralConfig
-from stage_cli.core.codec.tones import COMPRESSION, tone_levels
-from stage_cli.core.training.codec.losses import RESOLUTIONS, mel_filters, spectra, spectral_losses, tone_loss
-from stage_cli.core.training.codec.module import CodecInputs, CodecModule
-from stage_cli.core.training.codec.task import draw_weights
-from stage_cli.core.training.config.codec import CodecTrainConfig
+from stage_cli.core.codec.config import SpectralConfig
+from stage_cli.core.codec.spectral import COMPRESSION, SpectralCodec, tone_levels
+from stage_cli.core.training.codec_task import (
+    RESOLUTIONS,
+    CodecInputs,
+    CodecModule,
+    draw_weights,
+    mel_filters,
+    spectra,
+    spectral_losses,
+    tone_loss,
+)
+from stage_cli.core.training.settings import CodecTrainConfig
 
 RATE = 16_000
 

@@ -12,13 +12,11 @@ import soundfile
 import torch
 from prepared_songs import write_song
 
-from stage_cli.core.codec.kinds import make_codec
-from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.config import SpectralConfig, make_codec
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.training.codec.losses import spectral_losses
-from stage_cli.core.training.codec.module import CodecInputs, CodecModule
-from stage_cli.core.training.codec.task import CodecTask, draw_weights
-from stage_cli.core.training.config import (
+from stage_cli.core.training.codec_task import CodecInputs, CodecModule, CodecTask, draw_weights, spectral_losses
+from stage_cli.core.training.run import train
+from stage_cli.core.training.settings import (
     CodecTrainConfig,
     LogConfig,
     ModelConfig,
@@ -26,11 +24,9 @@ from stage_cli.core.training.config import (
     TrainConfig,
     TrainingConfig,
     ValidateConfig,
-    load_config,
 )
-from stage_cli.core.training.run import train
-from stage_cli.core.weights.checkpoint import codec_of_directory
-from stage_cli.core.weights.codecs import load_codec
+from stage_cli.core.training.toml import load_config
+from stage_cli.core.weights.checkpoint import codec_of_directory, load_codec
 from stage_cli.errors import UsageError
 
 SHAPE = SpectralConfig(

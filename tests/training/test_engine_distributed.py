@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from stage_cli.core.training.config import RunConfig, TrainingConfig, to_toml
-from stage_cli.core.training.engine.all_used import AllUsed
-from stage_cli.core.training.engine.checkpoints import Checkpoints
-from stage_cli.core.training.engine.events import Event, Skipped
-from stage_cli.core.training.engine.order import DataOrder
-from stage_cli.core.training.engine.processes import joined
+from stage_cli.core.training.checkpoints import Checkpoints
+from stage_cli.core.training.distributed import AllUsed, joined
+from stage_cli.core.training.events import Event, Skipped
+from stage_cli.core.training.loader import DataOrder
 from stage_cli.core.training.run import train
+from stage_cli.core.training.settings import RunConfig, TrainingConfig
+from stage_cli.core.training.toml import to_toml
 from stage_cli.errors import DeviceError, UsageError
 from training.tiny_run import run_config, write_songs
 from training.toy_task import ToyModule, ToyTask, rows, toy_config, toy_process, train_toy
@@ -221,7 +221,7 @@ def test_a_batch_that_cannot_be_shared_is_told(tmp_path: Path, monkeypatch: pyte
     config = toy_config(tmp_path)
     with joined(config.run) as processes:
         processes.count = 3
-        from stage_cli.core.training.engine.loop import Loop
+        from stage_cli.core.training.loop import Loop
 
         with pytest.raises(UsageError, match=r"train\.batch_size = 8 cannot be divided among 3 processes"):
             Loop(config, ToyTask(), processes, validate=None, identity={}, on_event=lambda event: None)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage_cli.core.training.engine.checkpoints import Checkpoints
-from stage_cli.core.training.engine.events import Event, Logged, Skipped, Stepped
-from stage_cli.core.training.engine.optimizers import Optimizers
-from stage_cli.core.training.engine.order import DataOrder
-from stage_cli.core.training.engine.processes import joined
-from stage_cli.core.training.engine.step import Stepper
+from stage_cli.core.training.checkpoints import Checkpoints
+from stage_cli.core.training.distributed import joined
+from stage_cli.core.training.events import Event, Logged, Skipped, Stepped
+from stage_cli.core.training.loader import DataOrder
+from stage_cli.core.training.loop import Stepper
+from stage_cli.core.training.optimizers import Optimizers
 from stage_cli.errors import DeviceError, StageError
 from training.toy_task import ToyTask, toy_config, train_toy
 

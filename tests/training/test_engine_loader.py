@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage_cli.core.training.engine.loader import Loader
-from stage_cli.core.training.engine.order import DataOrder
+from stage_cli.core.training.loader import DataOrder, Loader
 from stage_cli.errors import StageError
 from training.toy_task import PointSet, ToyTask, toy_process
 

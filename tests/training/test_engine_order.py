@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stage_cli.core.training.engine.order import DataOrder
+from stage_cli.core.training.loader import DataOrder
 
 
 def test_an_epoch_is_a_permutation_without_its_incomplete_rest() -> None:

@@ -9,14 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from stage_cli.core.training.config.train import TrainConfig
-from stage_cli.core.training.engine import gradients
-from stage_cli.core.training.engine.average import WeightAverage
-from stage_cli.core.training.engine.float32_muon import orthogonal
-from stage_cli.core.training.engine.optimizers import Optimizers
-from stage_cli.core.training.engine.schedules import learning_rate_share
-from stage_cli.core.training.engine.task import ParameterGroup
-from stage_cli.core.training.engine.tensor_file import read_tensors, write_tensors
+from stage_cli.core.training import optimizers
+from stage_cli.core.training.checkpoints import read_tensors, write_tensors
+from stage_cli.core.training.optimizers import Optimizers, WeightAverage, learning_rate_share, orthogonal
+from stage_cli.core.training.settings import TrainConfig
+from stage_cli.core.training.task import ParameterGroup
 
 
 def small(seed: int = 0) -> nn.Sequential:
@@ -89,7 +86,7 @@ def test_adamw_is_torchs_with_decay_for_those_groups_that_have_it() -> None:
 @pytest.mark.parametrize("quick", [True, False], ids=["bfloat16", "float32"])
 def test_muon_moves_the_matrices_and_adamw_the_rest(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor without arithmetic for bfloat16 Muon works in float32: torch's, but for its rounding."""
-    monkeypatch.setattr("stage_cli.core.training.engine.optimizers.computes_bfloat16", lambda device: quick)
+    monkeypatch.setattr("stage_cli.core.training.optimizers.computes_bfloat16", lambda device: quick)
     config = TrainConfig(steps=5, optimizer="muon", muon_learning_rate=0.02, learning_rate=0.003, weight_decay=0.0)
     ours, theirs = small(), small()
     optimizers = Optimizers(config, parameters_of(ours), GROUPS)
@@ -134,9 +131,9 @@ def test_the_optimizers_state_comes_back_through_a_file_bit_by_bit(optimizer: st
     other = Optimizers(config, parameters_of(second), GROUPS)
     other.load_state(dict(read_tensors(tmp_path / "state")))
     for step in range(4, 7):
-        for module, optimizers in ((first, one), (second, other)):
+        for module, each in ((first, one), (second, other)):
             give_gradients(module, step)
-            optimizers.step(step)
+            each.step(step)
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, parameters_of(second)[name])
 
@@ -178,9 +175,9 @@ def test_gradients_are_clipped_by_value_by_norm_or_not() -> None:
     def gradient(**settings: object) -> torch.Tensor:
         weight = nn.Parameter(torch.zeros(2))
         weight.grad = torch.tensor([3.0, -4.0])
-        norm = gradients.total_norm([weight])
+        norm = optimizers.total_norm([weight])
         assert float(norm) == 5.0
-        gradients.clip([weight], TrainConfig(**settings), norm)
+        optimizers.clip([weight], TrainConfig(**settings), norm)
         return weight.grad
 
     assert gradient(clip="value", clip_at=3.5).tolist() == [3.0, -3.5]
@@ -195,7 +192,7 @@ def test_one_gradient_that_is_not_finite_makes_the_norm_so(value: float) -> None
     for weight in weights:
         weight.grad = torch.ones(3)
     weights[1].grad[2] = value
-    assert not math.isfinite(float(gradients.total_norm(weights)))
+    assert not math.isfinite(float(optimizers.total_norm(weights)))
 
 
 def test_tensors_are_written_as_the_safetensors_library_reads_them(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from stage_cli.core.training.engine.checkpoints import Checkpoints
-from stage_cli.core.training.engine.events import Event, Finished, Interrupted, Saved, Started, Stepped, Validated
+from stage_cli.core.training.checkpoints import Checkpoints
+from stage_cli.core.training.events import Event, Finished, Interrupted, Saved, Started, Stepped, Validated
 from stage_cli.errors import StageError, UsageError
 from training.toy_task import ToyTask, files, rows, toy_config, toy_process, train_toy
 
@@ -147,7 +147,7 @@ def test_a_half_written_checkpoint_is_ignored_and_deleted(tmp_path: Path) -> Non
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     config = toy_config(tmp_path, train={"checkpoint_every": 2, "keep_last": 2}, validate={"every": 4})
     losses = {4: 1.0, 8: 2.0, 12: 1.5}
-    from stage_cli.core.training.engine.loop import Loop
+    from stage_cli.core.training.loop import Loop
     from training.toy_task import ToyValidation, joined
 
     with joined(config.run) as processes:

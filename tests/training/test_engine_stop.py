@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from stage_cli.core.training.engine import stop_requests
-from stage_cli.core.training.engine.events import Event, Interrupted, Stepped, Validated
-from stage_cli.core.training.engine.lock import locked
-from stage_cli.core.training.engine.stop_requests import StopRequests
+from stage_cli.core.training import distributed
+from stage_cli.core.training.distributed import StopRequests, locked
+from stage_cli.core.training.events import Event, Interrupted, Stepped, Validated
 from stage_cli.errors import Cancelled, UsageError
 from training.toy_task import ToyTask, ToyValidation, joined, toy_config, toy_process, train_toy
 
@@ -23,7 +22,7 @@ from training.toy_task import ToyTask, ToyValidation, joined, toy_config, toy_pr
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the requests see, as its only entry."""
     now = [100.0]
-    monkeypatch.setattr(stop_requests, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(distributed, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -80,7 +79,7 @@ def test_a_validation_is_abandoned_and_made_up_for(tmp_path: Path) -> None:
     validated: list[int] = []
 
     def run(*, resume: bool) -> tuple[Any, list[Event]]:
-        from stage_cli.core.training.engine.loop import Loop
+        from stage_cli.core.training.loop import Loop
 
         def validate(step: int, check: Callable[[], None]) -> ToyValidation:
             validated.append(step)

@@ -15,11 +15,13 @@ from transformers_reference import TEXT
 
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.context_convolutions import ContextConvolutions
+from stage_cli.core.lm.linear import ContextConvolutions
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig, read_config
-from stage_cli.core.training.config import (
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.estimate import Estimate, activation_bytes, convolution_bytes, estimate
+from stage_cli.core.training.settings import (
     LoraConfig,
     ModelConfig,
     RunConfig,
@@ -27,10 +29,7 @@ from stage_cli.core.training.config import (
     TrainingConfig,
     ValidateConfig,
 )
-from stage_cli.core.training.estimate import Estimate, estimate
-from stage_cli.core.training.memory import activation_bytes, convolution_bytes
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.groups import parameter_groups
+from stage_cli.core.training.stem_task import parameter_groups
 from stage_cli.errors import UsageError, WeightsError
 
 

@@ -19,17 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
 from stage_cli.core.generation.graphs import StaticSteps, forget_recordings
-from stage_cli.core.generation.song import generate_song
-from stage_cli.core.generation.steps import PlainSteps
-from stage_cli.core.lm.kv_cache import KVCache
+from stage_cli.core.generation.song import decode_window, generate_song
+from stage_cli.core.generation.window import PlainSteps
+from stage_cli.core.lm.cache import KVCache
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.precision import Runtime
-from stage_cli.core.training.config import LORA_TARGETS, LoraConfig
+from stage_cli.core.training.building import grow_plan
 from stage_cli.core.training.lora import adapter_tensors, add_lora, is_lora, save_adapter
-from stage_cli.core.training.task.growth import grow_plan
+from stage_cli.core.training.settings import LORA_TARGETS, LoraConfig
 from stage_cli.core.weights import saving
 from stage_cli.core.weights.checkpoint import plan_directory
 from stage_cli.errors import UsageError, WeightsError
@@ -125,7 +124,7 @@ def test_a_learned_separator_is_heard_in_generation(
     trained: StageModel, monkeypatch: pytest.MonkeyPatch, steps: type[PlainSteps | StaticSteps]
 ) -> None:
     """By demos of a run, on a CPU and on CUDA: as by the model that the adapter is merged into."""
-    monkeypatch.setattr("stage_cli.core.generation.decode.steps_for", lambda lm: steps)
+    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: steps)
     lm, generator = trained.lm, torch.Generator().manual_seed(3)
     context = torch.randint(0, 32, (1, 4, 9), generator=generator)
     uniforms = torch.rand(1, 4, 8, generator=generator)

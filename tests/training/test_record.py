@@ -29,17 +29,31 @@ from stage_cli.core.data.index import find_songs
 from stage_cli.core.data.splits import split_songs
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model_config import StageConfig
-from stage_cli.core.training.config import LogConfig, LoraConfig, ModelConfig, RunConfig, TrainingConfig
-from stage_cli.core.training.config.writing import to_dict
-from stage_cli.core.training.engine.events import Finished, Interrupted, Logged, Saved, Started, Stepped, Validated
-from stage_cli.core.training.record.card import ModelCard, card_text, write_model_card
-from stage_cli.core.training.record.curves import Curves, draw_curves, smoothed
-from stage_cli.core.training.record.demo_files import demo_files, demo_folder, demo_path
-from stage_cli.core.training.record.metrics_file import MetricsFile, MetricsLine, read_metrics
-from stage_cli.core.training.record.published import DataSummary, licence_fields, public_config
-from stage_cli.core.training.record.record import Record
-from stage_cli.core.training.record.tensorboard import TensorBoard
-from stage_cli.core.training.record.weights_and_biases import WeightsAndBiases
+from stage_cli.core.training.card import (
+    DataSummary,
+    ModelCard,
+    card_text,
+    licence_fields,
+    public_config,
+    write_model_card,
+)
+from stage_cli.core.training.events import Finished, Interrupted, Logged, Saved, Started, Stepped, Validated
+from stage_cli.core.training.record import (
+    Curves,
+    MetricsFile,
+    MetricsLine,
+    Record,
+    TensorBoard,
+    WeightsAndBiases,
+    demo_files,
+    demo_folder,
+    demo_path,
+    draw_curves,
+    read_metrics,
+    smoothed,
+)
+from stage_cli.core.training.settings import LogConfig, LoraConfig, ModelConfig, RunConfig, TrainingConfig
+from stage_cli.core.training.toml import to_dict
 from stage_cli.errors import StageError, UsageError
 
 
@@ -117,7 +131,7 @@ class TestMetricsFile:
         path = tmp_path / "metrics.jsonl"
         script = (
             "import sys, pathlib, time\n"
-            "from stage_cli.core.training.record.metrics_file import MetricsFile\n"
+            "from stage_cli.core.training.record import MetricsFile\n"
             "file = MetricsFile(pathlib.Path(sys.argv[1]))\n"
             "step = 0\n"
             "while True:\n"
@@ -254,8 +268,8 @@ class TestWeightsAndBiases:
         """In a process of its own, as W&B keeps state for the process; what it wrote is read back."""
         script = (
             "import sys, pathlib, time\n"
-            "from stage_cli.core.training.engine.events import *\n"
-            "from stage_cli.core.training.record.weights_and_biases import WeightsAndBiases\n"
+            "from stage_cli.core.training.events import *\n"
+            "from stage_cli.core.training.record import WeightsAndBiases\n"
             "run = pathlib.Path(sys.argv[1])\n"
             "demos = tuple(map(pathlib.Path, sys.argv[2:]))\n"
             "for resumed_from in (None, 1):\n"
@@ -300,8 +314,8 @@ class TestWeightsAndBiases:
         monkeypatch.setenv("WANDB_MODE", "online")
         script = (
             "import sys, pathlib, time\n"
-            "from stage_cli.core.training.engine.events import Started\n"
-            "from stage_cli.core.training.record.weights_and_biases import WeightsAndBiases\n"
+            "from stage_cli.core.training.events import Started\n"
+            "from stage_cli.core.training.record import WeightsAndBiases\n"
             "run = pathlib.Path(sys.argv[1])\n"
             "WeightsAndBiases(run, 'stage', 'drums', {}).on_event(Started(5, None, run, {}))\n"
         )

@@ -18,25 +18,12 @@ from safetensors.torch import load_file
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.config import (
-    LoraConfig,
-    TrainingConfig,
-    load_config,
-    to_toml,
-)
-from stage_cli.core.training.engine.events import (
-    Event,
-    Finished,
-    Interrupted,
-    Noted,
-    Preparing,
-    Saved,
-    Started,
-    Stepped,
-)
-from stage_cli.core.training.engine.lock import locked
+from stage_cli.core.training.distributed import locked
+from stage_cli.core.training.events import Event, Finished, Interrupted, Noted, Preparing, Saved, Started, Stepped
 from stage_cli.core.training.run import TrainingResult, identity, train
-from stage_cli.core.training.task.stem_task import StemTask
+from stage_cli.core.training.settings import LoraConfig, TrainingConfig
+from stage_cli.core.training.stem_task import StemTask
+from stage_cli.core.training.toml import load_config, to_toml
 from stage_cli.errors import UsageError
 from training.tiny_run import run_config, write_songs
 from training.toy_task import files, rows, toy_environment
@@ -273,8 +260,8 @@ def test_torchrun_gives_the_weights_of_one_process(songs: Path, tiny_model_dir: 
 
 
 def test_the_task_is_what_the_engine_asks_for(songs: Path, tiny_model_dir: Path) -> None:
-    from stage_cli.core.training.engine.task import Task
-    from stage_cli.core.training.task.building import build_model
+    from stage_cli.core.training.building import build_model
+    from stage_cli.core.training.task import Task
 
     config = run_config(songs, tiny_model_dir, Path("runs/x"))
     task = StemTask(config, build_model(config))

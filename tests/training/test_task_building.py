@@ -16,15 +16,12 @@ from transformers_reference import make_codec, make_musicgen
 
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER
-from stage_cli.core.training.config import LoraConfig, ModelConfig, RunConfig, TrainingConfig
-from stage_cli.core.training.task.batches import TokenBatch
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.embeddings import embeddings_of_codec
-from stage_cli.core.training.task.growth import grow
-from stage_cli.core.training.task.module import StemModule
+from stage_cli.core.training.building import build_model, embeddings_of_codec, grow
+from stage_cli.core.training.settings import LoraConfig, ModelConfig, RunConfig, TrainingConfig
+from stage_cli.core.training.stem_module import StemModule, TokenBatch
 from stage_cli.errors import WeightsError
 
 K, PAD, SEPARATOR = 4, 32, 33

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage_cli.core.training.task.embeddings import embeddings_of_codec
+from stage_cli.core.training.building import embeddings_of_codec
 
 K, CODES, LATENT, WIDTH, SPECIAL = 3, 200, 12, 256, 2
 

@@ -15,18 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.config import SpectralConfig
 from stage_cli.core.data.augment import Augmentation
-from stage_cli.core.data.collate import AudioBatch, collate
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.item import Item
+from stage_cli.core.data.dataset import AudioBatch, Item, collate
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.training.config import DataLoading, LoraConfig, ModelConfig, TrainConfig, TrainingConfig
-from stage_cli.core.training.task.batches import CodeBatch
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.labels import LABELS, label_batch
-from stage_cli.core.training.task.listening import Listening
-from stage_cli.core.training.task.stem_task import StemTask
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.settings import DataLoading, LoraConfig, ModelConfig, TrainConfig, TrainingConfig
+from stage_cli.core.training.stem_module import LABELS, CodeBatch, Listening, label_batch
+from stage_cli.core.training.stem_task import StemTask
 from stage_cli.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers_reference import make_musicgen
 
-from stage_cli.core.data.collate import left_pad_codes
+from stage_cli.core.data.dataset import left_pad_codes
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.prefix import delayed_sequence
+from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.task.batches import TokenBatch
-from stage_cli.core.training.task.groups import parameter_groups
-from stage_cli.core.training.task.module import StemModule
+from stage_cli.core.training.stem_module import StemModule, TokenBatch
+from stage_cli.core.training.stem_task import parameter_groups
 
 K, CODES, TEXT, PAD, SEPARATOR = 4, 32, 24, 32, 33
 # fp32; the same sums in another order.

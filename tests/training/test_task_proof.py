@@ -12,18 +12,17 @@ from random_weights import randomise
 from tiny_sizes import TINY_CODEC, TINY_LM
 from torch import Tensor
 
-from stage_cli.core.data.collate import left_pad_codes
 from stage_cli.core.data.config import DataConfig
+from stage_cli.core.data.dataset import left_pad_codes
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.decode import decode_window
+from stage_cli.core.generation.song import decode_window
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
-from stage_cli.core.training.config import ModelConfig, TrainingConfig
-from stage_cli.core.training.task.batches import TokenBatch
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.groups import parameter_groups
-from stage_cli.core.training.task.module import StemModule
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.settings import ModelConfig, TrainingConfig
+from stage_cli.core.training.stem_module import StemModule, TokenBatch
+from stage_cli.core.training.stem_task import parameter_groups
 
 K, CODES, FRAMES = 2, 16, 8
 

@@ -14,12 +14,14 @@ import torch
 from prepared_songs import write_song
 from safetensors.torch import load_file
 
-from stage_cli.core.data.collate import AudioBatch
 from stage_cli.core.data.config import DataConfig
+from stage_cli.core.data.dataset import AudioBatch
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.config import (
+from stage_cli.core.training import stem_task
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.settings import (
     DataLoading,
     LoraConfig,
     ModelConfig,
@@ -28,13 +30,10 @@ from stage_cli.core.training.config import (
     TrainingConfig,
     ValidateConfig,
 )
-from stage_cli.core.training.engine.task import Task
-from stage_cli.core.training.task import stem_task
-from stage_cli.core.training.task.batches import CodeBatch, TokenBatch
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.encoding import encode_batch
-from stage_cli.core.training.task.stem_task import StemTask
-from stage_cli.core.training.task.token_cache import CachedTokens
+from stage_cli.core.training.stem_module import CodeBatch, TokenBatch
+from stage_cli.core.training.stem_task import StemTask
+from stage_cli.core.training.task import Task
+from stage_cli.core.training.tokens import CachedTokens, encode_batch
 from stage_cli.errors import UsageError
 
 CPU = torch.device("cpu")

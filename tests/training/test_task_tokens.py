@@ -18,17 +18,19 @@ from transformers_reference import make_codec
 
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.augment import Augmentation
-from stage_cli.core.data.collate import collate
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.dataset import StemDataset
-from stage_cli.core.data.item import Item
+from stage_cli.core.data.dataset import Item, StemDataset, collate
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.task import token_cache
-from stage_cli.core.training.task.batches import CodeBatch, TokenItem, collate_items
-from stage_cli.core.training.task.conditioning import Conditioning, Dropouts, draw_conditioning
-from stage_cli.core.training.task.encoding import encode_batch
-from stage_cli.core.training.task.token_cache import CachedTokens, cached_tokens, make_tokens
-from stage_cli.core.training.task.token_files import cache_key, part_path
+from stage_cli.core.training import tokens
+from stage_cli.core.training.stem_module import (
+    CodeBatch,
+    Conditioning,
+    Dropouts,
+    TokenItem,
+    collate_items,
+    draw_conditioning,
+)
+from stage_cli.core.training.tokens import CachedTokens, cache_key, cached_tokens, encode_batch, make_tokens, part_path
 from stage_cli.errors import StageError
 
 CPU = torch.device("cpu")
@@ -238,7 +240,7 @@ def make_dataset(root: Path, *, seed: int = 0, **changes: Any) -> StemDataset:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve items fill three parts."""
-    monkeypatch.setattr(token_cache, "PART_ITEMS", 5)
+    monkeypatch.setattr(tokens, "PART_ITEMS", 5)
 
 
 def fill(cached: CachedTokens, dataset: StemDataset, codec: Codec, **options: Any) -> list[tuple[int, int]]:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from stage_cli.core.codec.config import CodecConfig
-from stage_cli.core.codec.spectral_config import SpectralConfig
+from stage_cli.core.codec.config import CodecConfig, SpectralConfig
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.training.config import (
+from stage_cli.core.training.settings import (
     LORA_TARGETS,
     CodecTrainConfig,
     DataLoading,
@@ -27,12 +26,8 @@ from stage_cli.core.training.config import (
     TrainConfig,
     TrainingConfig,
     ValidateConfig,
-    load_config,
-    recipes,
-    to_dict,
-    to_toml,
 )
-from stage_cli.core.training.config.tables import TABLES
+from stage_cli.core.training.toml import TABLES, load_config, recipes, to_dict, to_toml
 from stage_cli.errors import UsageError
 
 ROOT = Path(__file__).parents[2]

@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from stage_cli.core.audio.spectra import LOWEST_HZ, PICTURE_BANDS, band_corners, mel_power
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import generate_song
-from stage_cli.core.lm.prefix import delayed_sequence
-from stage_cli.core.training.config import ModelConfig, RunConfig, TrainConfig, TrainingConfig, ValidateConfig
-from stage_cli.core.training.task.batches import TokenBatch
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.stem_task import StemTask
-from stage_cli.core.training.validation.items import partners, spread
-from stage_cli.core.training.validation.picture import DemoPicture, draw_demo
-from stage_cli.core.training.validation.spectrogram import BANDS, LOWEST_HZ, band_corners, mel_power
-from stage_cli.core.training.validation.validator import Validator
+from stage_cli.core.lm.layout import delayed_sequence
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.demos import DemoPicture, draw_demo
+from stage_cli.core.training.settings import ModelConfig, RunConfig, TrainConfig, TrainingConfig, ValidateConfig
+from stage_cli.core.training.stem_module import TokenBatch
+from stage_cli.core.training.stem_task import StemTask
+from stage_cli.core.training.validation import Validator, partners, spread
 
 SONGS = ("ant", "bee", "cat", "dog", "eel", "fox")
 
@@ -337,7 +336,7 @@ class TestDemos:
             assert len(np.unique(picture[..., 0])) > 100, "it shows something"
 
     def test_what_is_too_loud_is_turned_down(self, demos_run: Validator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("stage_cli.core.training.validation.demos.draw_demo", lambda *_: None)
+        monkeypatch.setattr("stage_cli.core.training.demos.draw_demo", lambda *_: None)
         decode = demos_run.task.model.codec.decode
         monkeypatch.setattr(demos_run.task.model.codec, "decode", lambda codes: 9 * decode(codes))
         folder = demos_run(3000).demos[0].parent
@@ -382,7 +381,7 @@ class TestDemos:
         assert not (demos_run.config.directory / "demos" / "step-00007000").exists()
 
     def test_also_where_all_else_is_deterministic(self, demos_run: Validator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("stage_cli.core.training.validation.demos.draw_demo", lambda *_: None)
+        monkeypatch.setattr("stage_cli.core.training.demos.draw_demo", lambda *_: None)
         strict = [True]
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: strict[-1])
         monkeypatch.setattr(torch, "is_deterministic_algorithms_warn_only_enabled", lambda: False)
@@ -403,7 +402,7 @@ class TestPicture:
         audio = np.random.default_rng(0).standard_normal(sample_rate // 2).astype(np.float32)
         window, hop = round(0.064 * sample_rate), sample_rate // 100
         filters = mel_filter_bank(
-            window // 2 + 1, BANDS, LOWEST_HZ, sample_rate / 2, sample_rate, norm=None, mel_scale="htk"
+            window // 2 + 1, PICTURE_BANDS, LOWEST_HZ, sample_rate / 2, sample_rate, norm=None, mel_scale="htk"
         )
         expected = spectrogram(
             audio, window_function(window), window, hop, power=2.0, pad_mode="constant", mel_filters=filters

@@ -8,7 +8,7 @@ from typing import Any
 from prepared_songs import tone, write_song
 
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.training.config import (
+from stage_cli.core.training.settings import (
     DataLoading,
     LogConfig,
     ModelConfig,

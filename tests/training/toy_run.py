@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stage_cli.core.training.engine.events import Event, Stepped, Validated
+from stage_cli.core.training.events import Event, Stepped, Validated
 from stage_cli.errors import StageError
 from training.toy_task import ToyTask, toy_config, train_toy
 
@@ -33,8 +33,8 @@ def run(directory: Path, tables: dict[str, Any], *, resume: bool) -> None:
     """Train, and print a line for each event."""
     tables = dict(tables)
     if "toml" in tables:
-        from stage_cli.core.training.config import load_config
         from stage_cli.core.training.run import train
+        from stage_cli.core.training.toml import load_config
 
         train(load_config(tables["toml"], []), offline=True)
         return

@@ -19,15 +19,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.training.config.model import ModelConfig
-from stage_cli.core.training.config.sections import DataLoading, LogConfig, RunConfig, ValidateConfig
-from stage_cli.core.training.config.train import TrainConfig
-from stage_cli.core.training.config.training import TrainingConfig
-from stage_cli.core.training.engine.events import Event, OnEvent, ignore
-from stage_cli.core.training.engine.loop import Loop, LoopResult
-from stage_cli.core.training.engine.processes import joined
-from stage_cli.core.training.engine.task import ParameterGroup
-from stage_cli.core.training.record.metrics_file import METRICS_FILE, MetricsFile
+from stage_cli.core.training.distributed import joined
+from stage_cli.core.training.events import Event, OnEvent, ignore
+from stage_cli.core.training.loop import Loop, LoopResult
+from stage_cli.core.training.record import METRICS_FILE, MetricsFile
+from stage_cli.core.training.settings import (
+    DataLoading,
+    LogConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    TrainingConfig,
+    ValidateConfig,
+)
+from stage_cli.core.training.task import ParameterGroup
 from stage_cli.errors import StageError
 
 WIDTH = 8

@@ -16,8 +16,7 @@ from huggingface_hub import constants
 from transformers_reference import save_text_encoder
 
 from stage_cli.core.model import StageModel
-from stage_cli.core.weights.catalog import CATALOG
-from stage_cli.core.weights.hub import cached_model, fetch_model, resolve
+from stage_cli.core.weights.hub import CATALOG, cached_model, fetch_model, resolve
 from stage_cli.errors import HubError, UsageError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own

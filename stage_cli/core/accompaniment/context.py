@@ -10,7 +10,7 @@ import numpy as np
 
 from stage_cli.core.audio.naming import output_path
 from stage_cli.core.audio.reading import MonoReader, read_blocks
-from stage_cli.core.rhythm import constant_grid, metronome_blocks
+from stage_cli.core.music.beats import constant_grid, metronome_blocks
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stage_cli.core.accompaniment.context import Context, FileContext
 from stage_cli.core.accompaniment.request import Request, growing_path
 from stage_cli.core.accompaniment.source import Source
 from stage_cli.core.accompaniment.track import Mixer, Track
-from stage_cli.core.audio.live_wav import GrowingWav, LiveWav
+from stage_cli.core.audio.writing import GrowingWav, LiveWav
 
 PIECE_SECONDS = 0.3
 """Audio that is decoded at once for those who listen. Shorter pieces are heard sooner, and cost more to decode."""

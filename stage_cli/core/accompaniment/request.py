@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stage_cli.core.accompaniment.context import Context
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.naming import AUDIO_SUFFIXES
 from stage_cli.core.audio.writing import OUTPUT_FORMATS
+from stage_cli.core.files import display_name
 from stage_cli.errors import UsageError
 
 

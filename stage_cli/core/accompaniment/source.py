@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stage_cli.core.accompaniment.context import Context, FileContext
 from stage_cli.core.accompaniment.level import SILENCE, decibels, level_change
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.audio.reading import MonoReader
 from stage_cli.core.codec.streaming import StreamingEncoder
+from stage_cli.core.files import display_name
 from stage_cli.core.model import StageModel
 from stage_cli.errors import UsageError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stage_cli.core.audio.files import display_name
+from stage_cli.core.audio.loudness import LoudnessMeter
 from stage_cli.core.audio.reading import BLOCK_FRAMES
-from stage_cli.core.audio.resampling import StreamResampler
+from stage_cli.core.audio.resample import StreamResampler
 from stage_cli.core.audio.writing import AtomicAudioWriter
-from stage_cli.core.loudness import LoudnessMeter
+from stage_cli.core.files import display_name
 from stage_cli.errors import AudioError
 
 # What is too loud is turned down to this peak, 0.1 dB under full scale.

@@ -5,7 +5,7 @@ Audio is float32, `[frames, channels]`, full scale ±1, unless a docstring says 
 
 from stage_cli.core.audio.naming import AUDIO_SUFFIXES, find_audio, output_path
 from stage_cli.core.audio.reading import AudioInfo, MonoReader, MonoStats, probe, read_blocks, to_mono
-from stage_cli.core.audio.resampling import StreamResampler, expected_frames
+from stage_cli.core.audio.resample import StreamResampler, expected_frames
 from stage_cli.core.audio.writing import OUTPUT_FORMATS, AtomicAudioWriter
 
 __all__ = [

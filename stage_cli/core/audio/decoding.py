@@ -1,11 +1,22 @@
-"""Decode one audio file front to back, and say clearly why a file cannot be decoded."""
+"""What WAV and AIFF headers promise, against what the file holds.
+
+libsndfile shortens the promise silently to what is there, so a file that was cut off looks whole.
+
+The samples of plain WAV files, read without libsndfile: five to ten times as fast, and the same to the bit.
+
+libsndfile asks Python for 8 KiB at a time, and converts 24-bit samples one by one.
+
+Decode one audio file front to back, and say clearly why a file cannot be decoded.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -13,10 +24,160 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from stage_cli.core.audio.files import GuardedFile, display_name
-from stage_cli.core.audio.headers import SampleChunk, find_sample_chunk
-from stage_cli.core.audio.plain_samples import PlainSamples
+from stage_cli.core.files import GuardedFile, display_name
 from stage_cli.errors import AudioError
+
+# Writers that count the header in, or forget a pad byte, promise a little too much; nothing is missing then.
+_SLOPPY_BYTES = 64
+
+
+@dataclass(frozen=True)
+class SampleChunk:
+    """The chunk of a WAV or AIFF file that holds the samples, sizes in bytes.
+
+    Args:
+        promised: of the samples, as the header states it; None if the writer never filled it in.
+        present: from the first sample to the end of the file.
+        size_position: where the size field lies in the file.
+    """
+
+    promised: int | None
+    present: int
+    size_position: int
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the header promises samples that the file does not hold."""
+        return self.promised is not None and self.promised > self.present + _SLOPPY_BYTES
+
+    @property
+    def repaired_sizes(self) -> dict[int, bytes]:
+        """Bytes by position that make libsndfile read to the end of a file whose sizes were never filled in."""
+        return {4: b"\xff" * 4, self.size_position: b"\xff" * 4} if self.promised is None else {}
+
+
+def find_sample_chunk(file: io.BufferedIOBase) -> SampleChunk | None:
+    """Find the chunk of samples of a RIFF (WAV) or FORM (AIFF) file; None for other files or without such a chunk.
+
+    Leaves the file at position 0.
+    """
+    file_size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    kind, form = head[:4], head[8:]
+    if kind == b"RIFF" and form == b"WAVE":
+        byte_order, wanted, preamble = "little", b"data", 0
+    elif kind == b"FORM" and form in (b"AIFF", b"AIFC"):
+        byte_order, wanted, preamble = "big", b"SSND", 8  # AIFF's chunk begins with an offset and a block size
+    else:
+        file.seek(0)
+        return None
+    whole_size = int.from_bytes(head[4:8], byte_order)
+    found = None
+    while len(chunk := file.read(8)) == 8:
+        size = int.from_bytes(chunk[4:], byte_order)
+        if chunk[:4] == wanted:
+            present = file_size - file.tell()
+            # An empty file has a right outer size; a recorder that was stopped before it wrote sizes has not.
+            unset = size == 0 and present > 0 and abs(whole_size - (file_size - 8)) > 1
+            promised = None if unset or (size > present and _stands_for_unknown(size)) else size
+            size_position = file.tell() - 4
+            if promised is not None:
+                promised = max(0, promised - preamble)
+            found = SampleChunk(promised, max(0, present - preamble), size_position)
+            break
+        file.seek(size + size % 2, os.SEEK_CUR)
+    file.seek(0)
+    return found
+
+
+def _stands_for_unknown(size: int) -> bool:
+    """Whether a size is what programs write that stream into a pipe: just under 2 GiB (SoX) or 4 GiB (ffmpeg)."""
+    return 2**31 - 8192 <= size < 2**31 or size >= 2**32 - 8192
+
+
+def _from_16_bits(raw: np.ndarray) -> np.ndarray:
+    samples = raw.view("<i2").astype(np.float32)
+    samples *= np.float32(2**-15)
+    return samples
+
+
+def _from_24_bits(raw: np.ndarray) -> np.ndarray:
+    # Each sample is the upper three bytes of a 32-bit number that begins one byte before it.
+    numbers = np.ndarray((len(raw) // 3,), "<i4", raw, 0, (3,))
+    samples = (numbers >> 8).astype(np.float32)
+    samples *= np.float32(2**-23)
+    return samples
+
+
+def _from_floats(raw: np.ndarray) -> np.ndarray:
+    return raw.view("<f4").astype(np.float32, copy=False)
+
+
+_FORMATS = ("WAV", "WAVEX")
+_BEFORE = {"PCM_24": 1}  # bytes that a conversion sees before the first sample
+_CONVERSIONS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    "PCM_16": (2, _from_16_bits),
+    "PCM_24": (3, _from_24_bits),
+    "FLOAT": (4, _from_floats),
+}
+
+
+@dataclass(frozen=True)
+class PlainSamples:
+    """Where the samples of an open file lie, and how they are stored.
+
+    Attributes:
+        file: to be read.
+        start: byte of the first sample.
+        frames: of the file.
+        channels: of the file.
+        subtype: "PCM_16", "PCM_24" or "FLOAT".
+    """
+
+    file: io.BufferedIOBase
+    start: int
+    frames: int
+    channels: int
+    subtype: str
+
+    @classmethod
+    def find(
+        cls, file: io.BufferedIOBase, chunk: SampleChunk | None, form: str, subtype: str, frames: int, channels: int
+    ) -> PlainSamples | None:
+        """Return the samples, if they are stored plainly and are as many as libsndfile has counted; else None.
+
+        Args:
+            file: open, a WAV file.
+            chunk: of the samples.
+            form: libsndfile's name of the format.
+            subtype: libsndfile's name of the sample format.
+            frames: that libsndfile has counted.
+            channels: of the file.
+        """
+        if chunk is None or chunk.promised is None or form not in _FORMATS or subtype not in _CONVERSIONS:
+            return None
+        size = _CONVERSIONS[subtype][0] * channels
+        if chunk.promised // size != frames or frames * size > chunk.present:
+            return None  # samples in wider containers, for example
+        return cls(file, chunk.size_position + 4, frames, channels, subtype)
+
+    def read(self, position: int, frames: int) -> np.ndarray:
+        """Read up to `frames` frames from a frame on: `[frames, channels]` float32; fewer where the file ends.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        width, convert = _CONVERSIONS[self.subtype]
+        size = width * self.channels
+        before = _BEFORE.get(self.subtype, 0)
+        raw = np.empty(before + max(0, min(frames, self.frames - position)) * size, dtype=np.uint8)
+        raw[:before] = 0
+        self.file.seek(self.start + position * size)
+        count = self.file.readinto(raw.data[before:]) if len(raw) > before else 0
+        whole = count // size * size
+        return convert(raw[: before + whole]).reshape(-1, self.channels)
+
 
 # Formats that store samples, not spectra: their frame counts hold, and a jump into them is exact.
 _EXACT_FORMATS = frozenset(("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"))
@@ -39,7 +200,7 @@ class _SequentialSoundFile(soundfile.SoundFile):
         return False
 
 
-class Decoder:
+class AudioDecoder:
     """An open audio file: a context manager that decodes blocks, first to last.
 
     Attributes: `sample_rate` (Hz), `channels`, `format` and `subtype` (libsndfile's names, "WAV" and "PCM_16"),
@@ -71,7 +232,7 @@ class Decoder:
             raise
         self._plain = PlainSamples.find(self._file, chunk, self.format, self.subtype, self._sound.frames, self.channels)
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> AudioDecoder:
         return self
 
     def __exit__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stage_cli.core.audio.files import display_name
+from stage_cli.core.files import display_name
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import AudioError, UsageError
 

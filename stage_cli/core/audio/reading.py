@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stage_cli.core.audio.decoding import Decoder
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.audio.resampling import StreamResampler
+from stage_cli.core.audio.decoding import AudioDecoder
+from stage_cli.core.audio.resample import StreamResampler
+from stage_cli.core.files import display_name
 from stage_cli.errors import AudioError, UsageError
 
 BLOCK_FRAMES = 65_536
@@ -52,7 +52,7 @@ def probe(path: Path) -> AudioInfo:
     Raises:
         AudioError: the file is missing, a folder, empty, not audio, without samples, truncated, or not permitted.
     """
-    with Decoder(path) as decoder:
+    with AudioDecoder(path) as decoder:
         frames = decoder.frames
         if frames is None:  # FLAC that was written into a pipe
             while len(decoder.read(BLOCK_FRAMES)):
@@ -88,7 +88,7 @@ def read_blocks(
             them are raised when the iteration begins.
     """
     _check_range(start, duration)
-    with Decoder(path) as decoder:
+    with AudioDecoder(path) as decoder:
         first = _frame(start, decoder.sample_rate)
         if decoder.frames is not None and first >= decoder.frames:
             raise _past_the_end(path, start, decoder.frames / decoder.sample_rate)

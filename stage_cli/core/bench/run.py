@@ -1,28 +1,110 @@
-"""A run of `stage bench`: rounds over precisions and lengths, each measured in a fresh process, taking turns."""
+"""Something to accompany: clicks over faint noise, as a stereo file at the rate of a CD.
+
+Models of real sizes with random weights: they cost what trained ones cost, and nothing has to be fetched.
+
+A run of `stage bench`: rounds over precisions and lengths, each measured in a fresh process, taking turns.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stage_cli.core.bench.config import BenchConfig
-from stage_cli.core.bench.context import write_context
-from stage_cli.core.bench.environment import Start, describe
-from stage_cli.core.bench.job import Job, Outcome, in_fresh_process, measure
-from stage_cli.core.bench.plot import draw_lengths
-from stage_cli.core.bench.random_model import random_config, write_random_model
-from stage_cli.core.bench.results import BenchResult, LengthResult, Measured, PrecisionResult
-from stage_cli.core.bench.sizes import SIZES
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.bench.measure import Job, Outcome, in_fresh_process, measure
+from stage_cli.core.bench.results import (
+    BenchResult,
+    LengthResult,
+    Measured,
+    PrecisionResult,
+    Start,
+    describe,
+    draw_lengths,
+)
+from stage_cli.core.bench.settings import SIZES, BenchConfig
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model import runtime_for
 from stage_cli.core.model_config import StageConfig
+from stage_cli.core.music.beats import constant_grid, metronome_blocks
 from stage_cli.core.precision import Runtime
-from stage_cli.core.weights.bundled import bundled_name, bundled_stems
-from stage_cli.core.weights.checkpoint import plan_directory
-from stage_cli.core.weights.hub import resolve
+from stage_cli.core.weights.checkpoint import own_shapes, plan_directory
+from stage_cli.core.weights.hub import bundled_name, bundled_stems, resolve
+from stage_cli.core.weights.saving import save_directory
+from stage_cli.core.weights.tensors import Shape
 from stage_cli.errors import UsageError
+
+RATE = 44_100  # Hz
+_BPM, _BEATS_PER_BAR = 120, 4
+_CLICKS, _NOISE = 0.5, 0.01
+
+
+def write_context(path: Path, seconds: float) -> None:
+    """Write it as a WAV file.
+
+    Raises:
+        AudioError: the disk is full.
+    """
+    # Noise, for nothing is ever silent in a real song; a network's numbers may die away in silence, which is slow.
+    noise = np.random.default_rng(0)
+    grid = constant_grid(_BPM, _BEATS_PER_BAR, seconds, 0.0)
+    with AtomicAudioWriter(path, RATE, 2) as file:
+        for block in metronome_blocks(grid, seconds, RATE):
+            sides = _NOISE * noise.standard_normal((len(block), 2), dtype=np.float32)
+            file.write(np.clip(_CLICKS * block[:, None] + sides, -1.0, 1.0))
+
+
+_STEM = "drums"
+
+
+def random_config(lm: LanguageModelConfig) -> StageConfig:
+    """Return the config of a model for drums, with the published EnCodec's sizes."""
+    return StageConfig(lm=lm, stem=_STEM, licence="none: random numbers", base="random")
+
+
+def write_random_model(
+    directory: Path, config: StageConfig, *, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write a model with random weights, which are spread as torch spreads those of new layers.
+
+    Args:
+        directory: made if it does not exist.
+        config: the model's.
+        seed: fixes the weights.
+        dtype: in which the language model's are stored; bfloat16 takes half of float32's room, on the disk and, while
+            they are made, in memory.
+
+    Raises:
+        WeightsError: it cannot be written, for example because the disk is full.
+    """
+    save_directory(directory, config, _tensors(config, seed, dtype))
+
+
+def _tensors(config: StageConfig, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in own_shapes(config).items():
+        tensor = _random(name, shape, generator)
+        yield name, tensor.to(dtype) if name.startswith("lm.") else tensor
+
+
+def _random(name: str, shape: Shape, generator: torch.Generator) -> Tensor:
+    if name.endswith("norm.weight"):
+        return torch.ones(shape)
+    if name.endswith("norm.bias"):
+        return torch.zeros(shape)
+    if name.endswith("codebooks"):
+        return torch.randn(shape, generator=generator)
+    inputs = shape[0] if len(shape) == 1 else torch.Size(shape[1:]).numel()
+    # Embeddings as wide as kaiming_normal_ makes them, all others as a new nn.Linear or nn.Conv1d.
+    bound = (6 / inputs) ** 0.5 if name.endswith("embeddings") else inputs**-0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
 
 DEFAULT_STEM = "drums"
 

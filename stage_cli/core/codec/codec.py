@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.codec import streaming
+from stage_cli.core.codec.config import CodecShape
 from stage_cli.core.codec.quantizer import QuantizerOutput, ResidualVectorQuantizer
-from stage_cli.core.codec.shape import CodecShape
-from stage_cli.core.codec.streaming_layers import Layer
+from stage_cli.core.codec.streaming import StreamingLayer
 
 
 class Codec(nn.Module):
@@ -35,11 +35,11 @@ class Codec(nn.Module):
         super().__init__()
         self.config = config
 
-    def encoder_stream(self) -> Layer:
+    def encoder_stream(self) -> StreamingLayer:
         """Return the encoder with a memory, for audio in pieces."""
         raise NotImplementedError
 
-    def decoder_stream(self) -> Layer:
+    def decoder_stream(self) -> StreamingLayer:
         """Return the decoder with a memory, for latents in pieces."""
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage_cli.core.codec.shape import CodecShape
+from stage_cli.core.codec.config import CodecShape
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class DecoderStage(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class SeanetEncoder(nn.Module):
     """Audio to latents.
 
     Shapes: `[B, channels, samples]` → `[B, D, ceil(samples / hop)]`, samples ≥ 1.
@@ -171,7 +171,7 @@ class Encoder(nn.Module):
         return self.output(elu(x))
 
 
-class Decoder(nn.Module):
+class SeanetDecoder(nn.Module):
     """Latents to audio.
 
     Shapes: `[B, D, T]` → `[B, channels, T · hop]`, T ≥ 1.

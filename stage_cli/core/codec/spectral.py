@@ -1,4 +1,11 @@
-"""A small codec on short-time spectra: for a CPU, where convolutions over samples (EnCodec's) take too long to train.
+"""Which semitones sound steadily in audio, and how loud: what a spectral codec hears of pitch.
+
+Peaks of a long window's spectrum tell pitch, its neighbourhood whether it is a tone at all, and a short window tells
+when: each has what the other lacks.
+
+A network that sees a bounded time to each side, fed piece by piece: what its outputs depend on is read again.
+
+A small codec on short-time spectra: for a CPU, where convolutions over samples (EnCodec's) take too long to train.
 
 Audio → short-time Fourier spectra → ConvNeXt blocks → frames' latents → residual vector quantizer → ConvNeXt blocks →
 spectra → audio. Sources: ConvNeXt (arXiv 2201.03545), Vocos (arXiv 2306.00814) for the head that writes magnitudes and
@@ -11,16 +18,123 @@ bounded time to each side, so pieces of a long song come out as the whole does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage_cli.core.codec.codec import Codec
-from stage_cli.core.codec.overlapping import Overlapping
+from stage_cli.core.codec.config import SpectralConfig
 from stage_cli.core.codec.quantizer import ResidualVectorQuantizer
-from stage_cli.core.codec.spectral_config import SpectralConfig
-from stage_cli.core.codec.tones import COMPRESSION, tone_levels
+from stage_cli.core.codec.streaming import join
+
+COMPRESSION = 0.3
+"""Magnitudes are raised to this power: what is quiet counts beside what is loud."""
+
+# Full-scale sines are 1: below this nothing is worth an oscillator.
+_QUIETEST_TONE = 1e-3
+_BELOW_STRONGEST = 10 ** (-45 / 20)
+# A tone stands out of what lies beside the main lobe of its window (Hann's is 2 bins to each side) by this factor …
+_BESIDE = (4, 5)  # bins
+_MARGIN = max(_BESIDE)
+_PROMINENCE = 2.5
+# … and lasts: under the long window it is nearly as loud as under the short one on average. Noise is half as loud.
+_LASTING = 0.7
+
+
+@torch.no_grad()
+def tone_levels(audio: Tensor, config: SpectralConfig) -> Tensor:
+    """Return the compressed amplitude of each tone.
+
+    Args:
+        audio: `[B, samples]`, a whole number of frames.
+        config: the codec's, with tones.
+
+    Returns:
+        `[B, n, tones]`, one row a spectrum; amplitudes to the power of `COMPRESSION`.
+    """
+    hop, rate = config.spectrum_hop, config.sample_rate
+    bins = config.pitch_bins
+    # What lies beside the first and the last bins is looked at too: zeros below the first.
+    long = F.pad(_magnitudes(audio, config.pitch_size, hop, bins + _MARGIN), (_MARGIN, 0))
+    short = _magnitudes(audio, config.spectrum_size, hop, config.bins)
+    width = rate / config.pitch_size
+    here = long[..., _MARGIN:-_MARGIN]
+    quietest = (_BELOW_STRONGEST * here.amax(dim=2, keepdim=True)).clamp(min=_QUIETEST_TONE)
+    peaks = (here > long[..., _MARGIN - 1 : -_MARGIN - 1]) & (here >= long[..., _MARGIN + 1 : 1 - _MARGIN])
+    # Peaks are few: what follows looks at them alone.
+    row, spectrum, bin_ = (peaks & (here > quietest)).nonzero(as_tuple=True)
+
+    def beside(shift: int) -> Tensor:
+        return long[row, spectrum, bin_ + (_MARGIN + shift)]
+
+    peak = beside(0)
+    around = torch.stack([beside(sign * shift) for shift in _BESIDE for sign in (-1, 1)]).amax(dim=0)
+    # Under the long window a tone is as loud as on average under the short ones that it covers.
+    at = (bin_ * width / (rate / config.spectrum_size)).round().long().clamp(max=short.shape[2] - 1)
+    covered = config.pitch_size // hop // 2 * 2 + 1
+    average = F.avg_pool1d(short.transpose(1, 2), covered, 1, covered // 2, count_include_pad=False)[row, at, spectrum]
+    is_tone = (peak > _PROMINENCE * around) & (peak > _LASTING * average)
+    # A parabola through three logarithms finds the peak between the bins.
+    low, middle, high = ((x + 1e-9).log() for x in (beside(-1), peak, beside(1)))
+    offset = (0.5 * (low - high) / (low - 2 * middle + high).clamp(max=-1e-6)).clamp(-0.5, 0.5)
+    place = 12 * ((bin_ + offset).clamp(min=0.5) * width / config.tone_hertz(0)).log2()
+    below = place.floor()
+    share = place - below
+    found = torch.zeros(*long.shape[:2], config.tones, device=audio.device)
+    for tone, part in ((below, 1 - share), (below + 1, share)):
+        inside = is_tone & (tone >= 0) & (tone < config.tones)
+        found.index_put_((row, spectrum, tone.clamp(0, config.tones - 1).long()), part * inside, accumulate=True)
+    hertz = torch.tensor([config.tone_hertz(tone) for tone in range(config.tones)], device=audio.device)
+    nearest = (hertz / (rate / config.spectrum_size)).round().long()
+    return (found.clamp(max=1) * short[..., nearest]) ** COMPRESSION
+
+
+def _magnitudes(audio: Tensor, size: int, hop: int, bins: int) -> Tensor:
+    """`[B, samples]` → the first bins, `[B, samples / hop, bins]`; a full-scale sine is 1."""
+    edge = (size - hop) / 2
+    pieces = F.pad(audio.float(), (math.floor(edge), math.ceil(edge))).unfold(-1, size, hop)
+    window = torch.hann_window(size, device=audio.device)
+    return torch.fft.rfft(pieces * window)[..., :bins].abs() * (2 / window.sum())
+
+
+class Overlapping:
+    """A network with a memory (`streaming_layers.Layer`).
+
+    Args:
+        network: `[B, in, n · inputs]` → `[B, out, n · outputs]` for n frames; it pads where audio begins and ends. It
+            is also told which frame of the whole the first of them is.
+        margin: frames to either side that a frame's output depends on.
+        inputs: input samples in a frame.
+        outputs: output samples in a frame.
+    """
+
+    def __init__(self, network: Callable[[Tensor, int], Tensor], margin: int, *, inputs: int, outputs: int) -> None:
+        self._network = network
+        self._margin = margin
+        self._inputs = inputs
+        self._outputs = outputs
+        self._kept: Tensor | None = None
+        self._first = 0  # frame of the whole that the kept inputs begin with
+        self._made = 0  # frames among the kept ones whose output has been returned
+
+    def step(self, x: Tensor, *, last: bool) -> Tensor:
+        """Take the next inputs; return the outputs that are ready, all of them if these inputs are the last."""
+        x = x if self._kept is None else join(self._kept, x)
+        whole = x.shape[-1] // self._inputs
+        frames = -(-x.shape[-1] // self._inputs) if last else max(whole - self._margin, self._made)
+        if frames == self._made:
+            self._kept = x
+            return x[..., :0]  # nothing: whoever joins the pieces leaves empty ones out
+        output = self._network(x if last else x[..., : whole * self._inputs], self._first)
+        made = output[..., self._made * self._outputs : frames * self._outputs]
+        begin = max(0, frames - self._margin)
+        self._kept = x[..., begin * self._inputs :].clone()
+        self._made = frames - begin
+        self._first += begin
+        return made
+
 
 _QUIETEST = 1e-5
 # No bin of audio within ±1 under this window is louder.
@@ -48,7 +162,7 @@ class Block(nn.Module):
         return x + (self.scale * y).transpose(1, 2)
 
 
-class Encoder(nn.Module):
+class SpectralEncoder(nn.Module):
     """Audio to latents."""
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -95,7 +209,7 @@ class Encoder(nn.Module):
         return torch.cat([compressed, steady.real, steady.imag], dim=-1).transpose(1, 2)
 
 
-class Decoder(nn.Module):
+class SpectralDecoder(nn.Module):
     """Latents to audio."""
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -191,10 +305,10 @@ class SpectralCodec(Codec):
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__(config)
         self.shape = config
-        self.encoder = Encoder(config)
+        self.encoder = SpectralEncoder(config)
         apart = (config.tone_codebooks, config.tone_dimension) if config.tones else (0, 0)
         self.quantizer = ResidualVectorQuantizer(config, apart=apart)
-        self.decoder = Decoder(config)
+        self.decoder = SpectralDecoder(config)
 
     def encoder_stream(self) -> Overlapping:
         """Return the encoder with a memory, for audio in pieces."""

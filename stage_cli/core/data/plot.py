@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stage_cli.core.audio import probe, read_blocks
+from stage_cli.core.audio.reading import probe, read_blocks
 from stage_cli.core.data.song import FEATURES_FILE, SongFeatures, read_features
 from stage_cli.core.pictures import save_png
 from stage_cli.errors import StageError

@@ -1,34 +1,146 @@
-"""Prepare one song: its drums mixed into one file, and what is known of it in `features.json`."""
+"""Read all tracks of a song side by side, block by block, and sum them by stem.
+
+Prepare one song: its drums mixed into one file, and what is known of it in `features.json`.
+
+Prepare many songs: on several processes of one machine, or a part of them on each of several machines.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from stage_cli.core.audio import AtomicAudioWriter, StreamResampler
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.data.features import accents, beat_this, key, mel_bands, rhythm, tags
-from stage_cli.core.data.features.levels import StemLevels
-from stage_cli.core.data.fingerprint import fingerprints, same_content
-from stage_cli.core.data.layouts import PREPARED_DRUMS, Song, SongFolder, read_song
-from stage_cli.core.data.mixing import SongAudio, mono_sum
+from stage_cli.core.audio import spectra
+from stage_cli.core.audio.loudness import StemLevels
+from stage_cli.core.audio.reading import AudioInfo, probe, read_blocks
+from stage_cli.core.audio.resample import StreamResampler
+from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.data.layouts import read_song
+from stage_cli.core.data.layouts.source import PREPARED_DRUMS, Song, SongFolder
 from stage_cli.core.data.settings import PrepareSettings
 from stage_cli.core.data.song import (
     FEATURES_FILE,
     SCHEMA_KEY,
-    Key,
-    Rhythm,
     SongFeatures,
     StemFeatures,
+    fingerprints,
     read_features,
+    same_content,
     write_features,
 )
+from stage_cli.core.files import display_name
+from stage_cli.core.machine import worker_pool
+from stage_cli.core.music import rhythm, tags
+from stage_cli.core.music.rhythm import Key, Rhythm
 from stage_cli.errors import StageError
+
+HOP_SECONDS = 0.1
+"""Blocks hold a whole number of hops of this length, but for the last."""
+
+_HOPS_PER_BLOCK = 16
+
+
+class SongAudio:
+    """The stems of a song as one stream: tracks summed by stem, at one rate, shorter ones padded with silence.
+
+    Attributes:
+        sample_rate: Hz, the highest of all tracks; slower tracks are resampled.
+        hop: frames of 0.1 s.
+        channels: of each stem: those of its tracks, mono ones on all channels; where tracks have different numbers
+            of channels above one, 1.
+        frames: at that rate, once the stream has been iterated.
+
+    Raises (when it is made, or on iterating):
+        AudioError: a track is missing, damaged, empty or not finite.
+    """
+
+    def __init__(self, song: Song) -> None:
+        infos = {stem: [probe(track.path) for track in tracks] for stem, tracks in song.stems.items()}
+        self.sample_rate = max(info.sample_rate for stem in infos.values() for info in stem)
+        self.hop = round(HOP_SECONDS * self.sample_rate)
+        self.channels = {stem: _common_channels(found) for stem, found in infos.items()}
+        self.frames = 0
+        self._infos = infos
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield, by stem, `[frames, channels]` float32; all of a block have the same number of frames."""
+        size = _HOPS_PER_BLOCK * self.hop
+        streams = {
+            stem: [_TrackStream(info, self.sample_rate, size) for info in infos] for stem, infos in self._infos.items()
+        }
+        self.frames = 0
+        while True:
+            blocks = {stem: [stream.read() for stream in tracks] for stem, tracks in streams.items()}
+            frames = max(len(block) for stem in blocks.values() for block in stem)
+            if not frames:
+                return
+            self.frames += frames
+            yield {stem: _sum(tracks, frames, self.channels[stem]) for stem, tracks in blocks.items()}
+            if frames < size:
+                return
+
+
+def mono_sum(blocks: Sequence[np.ndarray], frames: int) -> np.ndarray:
+    """Return the sum of blocks `[frames, channels]`, each the mean of its channels: `[frames]` float32."""
+    total = np.zeros(frames, dtype=np.float32)
+    for block in blocks:
+        # Column by column: numpy's mean along rows of two takes ten times as long.
+        for channel in range(block.shape[1]):
+            total += block[:, channel] / np.float32(block.shape[1])
+    return total
+
+
+class _TrackStream:
+    """One file in blocks of exactly `size` frames at the song's rate, until a shorter one, and empty ones, end it."""
+
+    def __init__(self, info: AudioInfo, sample_rate: int, size: int) -> None:
+        self._size = size
+        self._channels = info.channels
+        self._blocks = self._decode(info.path, info.sample_rate, sample_rate)
+        self._rest = np.zeros((0, info.channels), dtype=np.float32)
+
+    def read(self) -> np.ndarray:
+        parts, frames = [self._rest] if len(self._rest) else [], len(self._rest)
+        while frames < self._size and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            frames += len(block)
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else self._rest
+        self._rest = joined[self._size :]
+        return joined[: self._size]
+
+    def _decode(self, path: Path, source_rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+        if source_rate == sample_rate:
+            yield from read_blocks(path, block_frames=self._size)
+            return
+        resampler = StreamResampler(source_rate, sample_rate, self._channels)
+        for block in read_blocks(path):
+            yield resampler.push(block).reshape(-1, self._channels)
+        yield resampler.finish()
+
+
+def _common_channels(infos: Sequence[AudioInfo]) -> int:
+    most = max(info.channels for info in infos)
+    # Stereo and 5.1 have no common meaning of "channel 2".
+    return most if all(info.channels in (1, most) for info in infos) else 1
+
+
+def _sum(blocks: Sequence[np.ndarray], frames: int, channels: int) -> np.ndarray:
+    """Sum blocks of unequal lengths and channels: `[frames, channels]`."""
+    first = blocks[0]
+    if len(blocks) == 1 and first.shape == (frames, channels):
+        return first
+    total = np.zeros((frames, channels), dtype=np.float32)
+    for block in blocks:
+        fitting = block if block.shape[1] in (1, channels) else block.mean(axis=1, keepdims=True, dtype=np.float32)
+        total[: len(block)] += fitting
+    return total
+
 
 DRUMS_FILE = f"{PREPARED_DRUMS}/drums.wav"
 
@@ -151,9 +263,9 @@ class _Measured:
 def _measure(audio: SongAudio, song: Song, drums_folder: Path | None, *, with_tags: bool) -> _Measured:
     """Read all of the audio once; write the mixed drums on the way."""
     levels = {stem: StemLevels(audio.sample_rate, audio.channels[stem], audio.hop) for stem in song.stems}
-    harmonic = _MonoTrack(audio.sample_rate, accents.RATE)
-    percussive = _MonoTrack(audio.sample_rate, accents.RATE)
-    tagged = _MonoTrack(audio.sample_rate, mel_bands.RATE) if with_tags else None
+    harmonic = _MonoTrack(audio.sample_rate, rhythm.RATE)
+    percussive = _MonoTrack(audio.sample_rate, rhythm.RATE)
+    tagged = _MonoTrack(audio.sample_rate, spectra.RATE) if with_tags else None
     with contextlib.ExitStack() as stack:
         writer = None
         if drums_folder is not None:
@@ -196,9 +308,9 @@ class _MonoTrack:
 
 def _rhythm_and_key(song: Song, measured: _Measured, settings: PrepareSettings) -> tuple[Rhythm, Key | None]:
     if settings.beats == "beat-this":
-        return beat_this.track_rhythm(measured.harmonic + measured.percussive), key.find_key(measured.harmonic)
+        return rhythm.track_with_beat_this(measured.harmonic + measured.percussive), rhythm.find_key(measured.harmonic)
     if settings.beats == "essentia":
-        return rhythm.track_rhythm(measured.harmonic, measured.percussive), key.find_key(measured.harmonic)
+        return rhythm.track_rhythm(measured.harmonic, measured.percussive), rhythm.find_key(measured.harmonic)
     noted = song.annotations
     if noted is None or not noted.beats:
         raise StageError(
@@ -212,7 +324,7 @@ def _rhythm_and_key(song: Song, measured: _Measured, settings: PrepareSettings) 
         beats_per_bar=noted.beats_per_bar,
         bars_confidence=1.0 if noted.downbeats else 0.0,
         source="annotations",
-    ), Key(*noted.key, 1.0, "annotations") if noted.key else key.find_key(measured.harmonic)
+    ), Key(*noted.key, 1.0, "annotations") if noted.key else rhythm.find_key(measured.harmonic)
 
 
 def _source_files(song: Song) -> dict[str, Path]:
@@ -251,3 +363,57 @@ def _refuse_another(path: Path) -> None:
 
 def _rounded(loudness: float | None) -> float | None:
     return None if loudness is None else round(loudness, 2)
+
+
+def prepare_songs(songs: Sequence[SongFolder], settings: PrepareSettings, jobs: int) -> Generator[PreparedSong]:
+    """Prepare songs and yield each as it is ready, in any order; those that fail are yielded too.
+
+    Closing the iterator early, or an exception in its consumer, stops the other processes; unfinished files are
+    deleted on the way.
+
+    Args:
+        songs: to prepare.
+        settings: how.
+        jobs: processes, 1 or more; 1 works in this one.
+
+    Raises:
+        StageError: a package or a model that the settings need is missing, or a process was killed.
+    """
+    settings = _complete(settings)
+    jobs = min(jobs, len(songs))
+    if jobs <= 1:
+        yield from (prepare_song(song, settings) for song in songs)
+        return
+    unfinished = {song.id: song for song in songs}
+    try:
+        with worker_pool(jobs) as pool:
+            futures: list[Future[PreparedSong]] = [pool.submit(prepare_song, song, settings) for song in songs]
+            for future in as_completed(futures):
+                result = future.result()
+                del unfinished[result.id]
+                yield result
+    finally:
+        for song in unfinished.values():
+            remove_unfinished(settings.folder_of(song))
+
+
+def _complete(settings: PrepareSettings) -> PrepareSettings:
+    """Find out now, once, whether what the settings ask for is there, not in each process for each song."""
+    if settings.check:
+        return settings if settings.tags is None else _with_tags(settings)
+    if settings.beats == "beat-this":
+        from stage_cli.core.music.rhythm import tracker
+
+        tracker()
+    if settings.tags is None:
+        return settings
+    from stage_cli.core.music.tags import tagger
+
+    tagger(settings.tags)
+    return _with_tags(settings)
+
+
+def _with_tags(settings: PrepareSettings) -> PrepareSettings:
+    from stage_cli.core.music.tags import fingerprint
+
+    return replace(settings, tags_fingerprint=fingerprint(settings.tags)) if settings.tags else settings

@@ -1,4 +1,8 @@
-"""Write prepared songs into WebDataset shards: thousands of songs in a few hundred files. Imports no torch.
+"""Where shards may be written: nowhere over songs, or over shards of something else. Imports no numpy.
+
+One song as members of a shard. Imports no torch.
+
+Write prepared songs into WebDataset shards: thousands of songs in a few hundred files. Imports no torch.
 
 A shard is a tar file that any WebDataset reader takes (https://github.com/webdataset/webdataset): a song is one sample,
 `000012-name.features.json`, `000012-name.drums.0.flac`, … Nothing in it is compressed, and `shard-000000.json` beside
@@ -9,6 +13,7 @@ as they would from a folder.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,17 +24,214 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.data.index import find_features
-from stage_cli.core.data.processes import in_order
+import numpy as np
+import soundfile
+
+from stage_cli.core.audio.reading import MonoReader
+from stage_cli.core.audio.resample import expected_frames
+from stage_cli.core.data.index import (
+    SHARDS_FILE,
+    SHARDS_VERSION,
+    find_features,
+    find_parts,
+    part_folder,
+    read_index,
+    shard_name,
+)
 from stage_cli.core.data.settings import WHOLE_SET, Shard
-from stage_cli.core.data.shard_index import SHARDS_FILE, SHARDS_VERSION, part_folder, shard_name
-from stage_cli.core.data.shard_output import check_output
-from stage_cli.core.data.shard_song import ShardEntry, SongMembers, add_song, song_members
-from stage_cli.core.data.song import read_features
-from stage_cli.errors import StageError
+from stage_cli.core.data.song import SongFeatures, StemFeatures, read_features
+from stage_cli.core.files import GuardedFile, display_name
+from stage_cli.core.machine import in_order
+from stage_cli.errors import AudioError, StageError, UsageError
+
+_ANOTHER = "name another folder, or delete what is there"
+
+
+def check_output(
+    output: Path, folders: Sequence[Path], ids: set[str] | None, sample_rate: int | None, part: Shard = WHOLE_SET
+) -> None:
+    """Make sure that shards of some songs may be written to a folder, as `write_shards` does by itself.
+
+    Args:
+        output: folder of the shards.
+        folders: of the songs.
+        ids: of all songs of the set; None does not look for shards of other songs.
+        sample_rate: Hz of the shards' audio, or None.
+        part: of the set.
+
+    Raises:
+        UsageError: the folder is a file, or it holds the songs themselves, or shards of other songs, of another rate,
+            or of another division into parts.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"cannot write shards to {display_name(output)}", why="it is a file", next_step=_ANOTHER)
+    if any(output.resolve() in (folder.resolve(), *folder.resolve().parents) for folder in folders):
+        raise UsageError(f"{display_name(output)} holds the songs themselves", next_step="name another folder")
+    if not output.is_dir():
+        return
+    others = {other.count for other in find_parts(output).values()} - {part.count}
+    if others or (part.count > 1 and (output / shard_name(0)).is_file()):
+        raise UsageError(
+            f"{display_name(output)} holds shards of another division",
+            why=f"they are {f'one of {min(others)} parts' if others else 'a whole set'}",
+            next_step=_ANOTHER,
+        )
+    found = _first_index(part_folder(output, part))
+    if found is None:
+        return
+    names = [song["features"]["song"] for song in found["songs"]]
+    if found.get("sample_rate") != sample_rate:
+        raise UsageError(
+            f"{display_name(output)} holds shards of another rate",
+            why=f"{_rate(found.get('sample_rate'))} there, {_rate(sample_rate)} here",
+            next_step=_ANOTHER,
+        )
+    if ids is not None and names and not ids.intersection(names):
+        raise UsageError(
+            f"{display_name(output)} holds shards of other songs", why=f"such as {names[0]}", next_step=_ANOTHER
+        )
+
+
+def _first_index(folder: Path) -> dict[str, Any] | None:
+    """Read the index of the first shard of an earlier run; None if there is none that can be read."""
+    try:
+        found = read_index(folder / shard_name(0))
+        return found if all(song["features"]["song"] for song in found["songs"]) else None
+    except (StageError, KeyError, TypeError):
+        return None
+
+
+def _rate(sample_rate: int | None) -> str:
+    return "files as they were" if sample_rate is None else f"{sample_rate} Hz"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A song to be written: its number, where its features are, and what they say."""
+
+    number: int
+    path: Path
+    features: SongFeatures
+
+    @property
+    def key(self) -> str:
+        """Of the sample; WebDataset ends a key at the first dot."""
+        return f"{self.number:06d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', self.features.song)[:80]}"
+
+    def source(self, file: str) -> Path:
+        """Return where a file of the features is."""
+        return self.path.parent / file
+
+    def stat(self, file: str) -> os.stat_result:
+        """Look at a file of the features.
+
+        Raises:
+            AudioError: it is missing; the error names the song.
+        """
+        try:
+            return self.source(file).stat()
+        except OSError as error:
+            raise AudioError(
+                f"song {self.features.song}: cannot read {display_name(self.source(file))}",
+                why=error.strerror or str(error),
+                next_step="run stage prepare-data again",
+            ) from None
+
+
+@dataclass(frozen=True)
+class SongMembers:
+    """What a shard will hold of a song.
+
+    Attributes:
+        key: of the sample.
+        features: as they are stored, with the members' names for files.
+        audio: by member name: a file to be copied, or its content.
+    """
+
+    key: str
+    features: SongFeatures
+    audio: dict[str, Path | bytes]
+
+
+def song_members(entry: ShardEntry, sample_rate: int | None) -> SongMembers:
+    """Make what a shard will hold of a song.
+
+    Args:
+        entry: the song.
+        sample_rate: Hz of one mono file a stem; None copies the files.
+
+    Raises:
+        AudioError: a file cannot be read; the error names the song.
+    """
+    stems: dict[str, StemFeatures] = {}
+    audio: dict[str, Path | bytes] = {}
+    for name, stem in entry.features.stems.items():
+        if sample_rate is None:
+            sources: list[Path | bytes] = [entry.source(file) for file in stem.files]
+            endings = [Path(file).suffix.lower() for file in stem.files]
+        elif stem.active > 0:
+            sound, ending = _mono(entry, name, sample_rate)
+            sources, endings = [sound], [ending]
+        else:
+            sources, endings = [], []
+        members = tuple(f"{entry.key}.{name}.{number}{ending}" for number, ending in enumerate(endings))
+        audio |= zip(members, sources, strict=True)
+        stems[name] = replace(stem, files=members)
+    features = replace(entry.features, stems=stems)
+    if sample_rate is not None:
+        frames = expected_frames(features.frames, features.sample_rate, sample_rate)
+        features = replace(features, sample_rate=sample_rate, frames=frames)
+    return SongMembers(entry.key, features, audio)
+
+
+def add_song(tar: tarfile.TarFile, song: SongMembers) -> None:
+    """Add a song to a shard that is open for writing: its features, then its audio.
+
+    Raises:
+        OSError: the shard cannot be written, or a file cannot be read.
+    """
+    text = json.dumps(song.features.to_dict(), ensure_ascii=False).encode()
+    for member, source in ((f"{song.key}.features.json", text), *song.audio.items()):
+        if isinstance(source, bytes):
+            _add(tar, member, io.BytesIO(source), len(source))
+        else:
+            with source.open("rb") as file:
+                _add(tar, member, file, os.fstat(file.fileno()).st_size)
+
+
+def _mono(entry: ShardEntry, stem: str, sample_rate: int) -> tuple[bytes, str]:
+    """Sum a stem's tracks at a rate; return the file and its ending: FLAC, or WAV of floats where it passes ±1."""
+    total = np.zeros(expected_frames(entry.features.frames, entry.features.sample_rate, sample_rate), dtype=np.float32)
+    for file in entry.features.stems[stem].files:
+        at = 0
+        try:
+            for block in MonoReader(entry.source(file), sample_rate):
+                kept = block[: len(total) - at]
+                total[at : at + len(kept)] += kept
+                at += len(kept)
+        except AudioError as error:
+            raise AudioError(
+                f"song {entry.features.song}, {stem}: {error.what}", why=error.why, next_step=error.next_step
+            ) from error
+    buffer = io.BytesIO()
+    if np.abs(total).max() <= 1.0:
+        with GuardedFile(buffer) as guard:
+            soundfile.write(cast("BinaryIO", guard), total, sample_rate, format="FLAC", subtype="PCM_16")
+        return buffer.getvalue(), ".flac"
+    from scipy.io import wavfile
+
+    # Not by libsndfile, which notes the time of day in a WAV file of floats: the same songs give the same bytes.
+    wavfile.write(buffer, sample_rate, total)
+    return buffer.getvalue(), ".wav"
+
+
+def _add(tar: tarfile.TarFile, name: str, file: IO[bytes], size: int) -> None:
+    member = tarfile.TarInfo(name)  # without date and owner: the same songs give the same bytes
+    member.size = size
+    tar.addfile(member, file)
+
 
 SHARD_BYTES = 1 << 30
 """A shard is closed when it has reached this size: few files, and songs enough to fetch several at once."""

@@ -1,10 +1,13 @@
-"""What is known of one song: the contract between preparing data and training on it, stored as `features.json`.
+"""What a prepared song was made from: content hashes of its files, so that only what has changed is done again.
+
+What is known of one song: the contract between preparing data and training on it, stored as `features.json`.
 
 Times are seconds, counted from the first sample. Imports no torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +15,60 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stage_cli.errors import StageError
+from stage_cli.core.files import display_name
+from stage_cli.core.music.rhythm import Key, Rhythm
+from stage_cli.errors import AudioError, StageError
+
+
+def file_fingerprint(path: Path, known: str = "") -> str:
+    """Return "STAMP HASH" of a file: size and times, and SHA-256 of its content.
+
+    Args:
+        path: the file.
+        known: an earlier fingerprint. Where its stamp still holds, its hash is taken for granted. The stamp holds the
+            time of the last status change, too: that is no date that a program could set back.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+        if known.startswith(f"{stamp} "):
+            return known
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    except OSError as error:
+        raise AudioError(
+            f"cannot read {display_name(path)}",
+            why="there is no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error),
+            next_step="restore it, or remove the song",
+        ) from None
+    return f"{stamp} {digest.hexdigest()}"
+
+
+def fingerprints(files: Mapping[str, Path], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the fingerprint of each file, by the names that `files` gives them.
+
+    Raises:
+        AudioError: a file cannot be read.
+    """
+    return {name: file_fingerprint(path, known.get(name, "")) for name, path in files.items()}
+
+
+def same_content(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two sets of fingerprints name the same files and contents, whatever their times.
+
+    Texts without a stamp, such as settings, are compared whole.
+    """
+    return {name: _content(text) for name, text in one.items()} == {
+        name: _content(text) for name, text in other.items()
+    }
+
+
+def _content(fingerprint: str) -> str:
+    return fingerprint.rpartition(" ")[2]
+
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY = "schema_version"
@@ -37,39 +93,6 @@ class StemFeatures:
     files: tuple[str, ...]
     active: float
     loudness: float | None
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """Beats of a song.
-
-    Attributes:
-        bpm: beats a minute (mean of the beat intervals, outliers left out), or None where no beat was found.
-        confidence: of the beats, 0 to 1; 1 for annotations and where the tracker tells none.
-        beats: seconds.
-        downbeats: seconds; a subset of the beats.
-        beats_per_bar: most common number, or None if unknown.
-        bars_confidence: of downbeats and beats_per_bar, 0 to 1.
-        source: "annotations", "essentia" or "beat-this".
-    """
-
-    bpm: float | None
-    confidence: float
-    beats: tuple[float, ...]
-    downbeats: tuple[float, ...]
-    beats_per_bar: int | None
-    bars_confidence: float
-    source: str
-
-
-@dataclass(frozen=True)
-class Key:
-    """Key of a song: tonic ("C", "F#", "Bb", …), scale ("major" or "minor"), strength 0 to 1, source."""
-
-    tonic: str
-    scale: str
-    strength: float
-    source: str
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.data.index import eligible_songs
-from stage_cli.core.data.indexed_song import IndexedSong
+from stage_cli.core.data.index import IndexedSong, eligible_songs
+from stage_cli.core.files import display_name
 from stage_cli.errors import UsageError
 
 

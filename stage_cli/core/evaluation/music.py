@@ -12,18 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from stage_cli.core.data.features.rhythm import tempo
-from stage_cli.core.data.song import Key
-from stage_cli.core.evaluation.detection.beats import TRACKERS, track_beats
-from stage_cli.core.evaluation.detection.chroma import chroma
-from stage_cli.core.evaluation.detection.key import find_key
-from stage_cli.core.evaluation.detection.onsets import find_onsets
-from stage_cli.core.evaluation.metrics import beats as beat_metrics
-from stage_cli.core.evaluation.metrics import levels, onsets
-from stage_cli.core.evaluation.metrics.chroma import chroma_similarity
-from stage_cli.core.evaluation.metrics.key import key_agreement
-from stage_cli.core.evaluation.metrics.tempo import tempo_error, tempo_right
-from stage_cli.core.evaluation.metrics.times import rising_times
+from stage_cli.core.evaluation import metrics
+from stage_cli.core.evaluation.metrics import chroma_similarity, key_agreement, rising_times, tempo_error, tempo_right
+from stage_cli.core.music.detection import TRACKERS, chroma, find_key, find_onsets, track_beats
+from stage_cli.core.music.rhythm import Key, tempo
 
 PERCUSSIVE_STEMS = frozenset({"drums", "percussion"})
 """Stems without a key."""
@@ -70,7 +62,7 @@ class ItemTruth:
     @cached_property
     def loudness(self) -> float:
         """LUFS of the true stem; nan where it is silent, or where there is none."""
-        return math.nan if self.target is None else levels.loudness(self.target, self.target_rate)
+        return math.nan if self.target is None else metrics.loudness(self.target, self.target_rate)
 
     @cached_property
     def chroma(self) -> np.ndarray:
@@ -122,9 +114,9 @@ def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str = TRACK
         beats=rhythm.beats,
         bpm=rhythm.bpm,
         onsets=find_onsets(audio, sample_rate),
-        loudness=levels.loudness(audio, sample_rate),
-        silent=levels.silent(audio),
-        clipped=levels.clipped(audio),
+        loudness=metrics.loudness(audio, sample_rate),
+        silent=metrics.silent(audio),
+        clipped=metrics.clipped(audio),
         key=find_key(audio, sample_rate) if pitched else None,
         chroma=chroma(audio, sample_rate) if pitched else None,
     )
@@ -143,16 +135,16 @@ def compare(heard: Heard, truth: ItemTruth) -> dict[str, float]:
     Returns: all music metrics; `PITCHED_METRICS` only where chroma was listened for.
     """
     measured = {
-        "beat_f1": beat_metrics.beat_f1(truth.beats, heard.beats),
-        "beat_cmlt": beat_metrics.beat_cmlt(truth.beats, heard.beats),
-        "beat_amlt": beat_metrics.beat_amlt(truth.beats, heard.beats),
-        "onset_f": onsets.onset_f(heard.onsets, truth.beats, truth.seconds),
-        "onset_precision": onsets.onset_precision(heard.onsets, onsets.eighth_grid(truth.beats, truth.seconds)),
-        "onset_recall": onsets.onset_recall(heard.onsets, truth.beats),
+        "beat_f1": metrics.beat_f1(truth.beats, heard.beats),
+        "beat_cmlt": metrics.beat_cmlt(truth.beats, heard.beats),
+        "beat_amlt": metrics.beat_amlt(truth.beats, heard.beats),
+        "onset_f": metrics.onset_f(heard.onsets, truth.beats, truth.seconds),
+        "onset_precision": metrics.onset_precision(heard.onsets, metrics.eighth_grid(truth.beats, truth.seconds)),
+        "onset_recall": metrics.onset_recall(heard.onsets, truth.beats),
         "tempo_error": tempo_error(heard.bpm, truth.tempo),
         "tempo_right": tempo_right(heard.bpm, truth.tempo),
         "loudness": heard.loudness,
-        "loudness_difference": levels.loudness_difference(heard.loudness, truth.loudness),
+        "loudness_difference": metrics.loudness_difference(heard.loudness, truth.loudness),
         "silent": heard.silent,
         "clipped": heard.clipped,
     }

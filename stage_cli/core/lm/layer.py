@@ -1,4 +1,6 @@
-"""One layer of MusicGen's decoder, and its attention over what came before.
+"""MusicGen's positions (https://arxiv.org/abs/2306.05284).
+
+One layer of MusicGen's decoder, and its attention over what came before.
 
 Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no bias in any linear
 (https://arxiv.org/abs/2306.05284; names of the weights in docs/model.md).
@@ -6,6 +8,7 @@ Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +18,26 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from stage_cli.core.lm.cache import KVCache
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.kv_cache import KVCache
 from stage_cli.core.lm.linear import linear
+
+
+def sinusoids(positions: Tensor, dimension: int) -> Tensor:
+    """Sinusoidal positions `[cos | sin]`, in fp32 whatever the model's precision is.
+
+    Args:
+        positions: `[…]`, whole numbers.
+        dimension: D, even.
+
+    Returns:
+        `[…, D]` fp32; half i has the frequency 10000 ** (−i / (D/2 − 1)).
+    """
+    half = dimension // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=positions.device) / max(half - 1, 1)
+    phase = positions[..., None].float() * torch.exp(-math.log(10000.0) * exponents)
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
 
 # On new devices torch would take cuDNN's attention, which is planned anew for each shape: the keys of a growing song
 # always have a new one.
@@ -59,7 +79,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, ca
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """One pre-norm layer: self-attention, cross-attention, feed-forward, each added to its input.
 
     Attributes:
@@ -165,7 +185,7 @@ def attend_cached(cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor, *
     return attention(q.to(keys.dtype), keys, values, mask).to(q.dtype)
 
 
-def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
+def run_steps(layers: Sequence[TransformerLayer], x: Tensor, caches: Sequence[KVCache], *, causal: bool) -> Tensor:
     """Run the newest s steps through the layers; what the caches hold grows, their `length` does not.
 
     Args:
@@ -186,7 +206,7 @@ def run_steps(layers: Sequence[Layer], x: Tensor, caches: Sequence[KVCache], *, 
     return x
 
 
-def attend_texts(layer: Layer, index: int, x: Tensor, texts: Sequence[KVCache | TextRows]) -> Tensor:
+def attend_texts(layer: TransformerLayer, index: int, x: Tensor, texts: Sequence[KVCache | TextRows]) -> Tensor:
     """Add the cross-attention's output to x `[R, s, D]` where rows have a text; those without one skip it."""
     if not any(rows.text for rows in texts):
         return x

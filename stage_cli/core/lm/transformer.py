@@ -20,15 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stage_cli.core.lm.cache import KVCache, common_memory
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.context_convolutions import ContextConvolutions
-from stage_cli.core.lm.cpu_step import run_one_step
-from stage_cli.core.lm.kv_cache import KVCache, common_memory
-from stage_cli.core.lm.layer import KeysValues, Layer, run_steps
-from stage_cli.core.lm.linear import Int8Linear, linear
-from stage_cli.core.lm.prefix import attention_mask
-from stage_cli.core.lm.sinusoids import sinusoids
-from stage_cli.core.lm.static_memory import StaticMemory, run_static_steps
+from stage_cli.core.lm.layer import KeysValues, TransformerLayer, run_steps, sinusoids
+from stage_cli.core.lm.layout import attention_mask
+from stage_cli.core.lm.linear import ContextConvolutions, Int8Linear, linear
+from stage_cli.core.lm.steps import StaticMemory, run_one_step, run_static_steps
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class LanguageModel(nn.Module):
         if config.aligned_context:
             self.aligned = linear(2 * K * D, D, quantized=quantized)
         self.context_convolutions = ContextConvolutions(D, config.context_convolutions, quantized=quantized)
-        self.layers = nn.ModuleList(Layer(config, quantized=quantized) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config, quantized=quantized) for _ in range(config.layers))
         self.norm = nn.LayerNorm(D)
         self.output_heads = linear(D, K * config.codebook_size, quantized=quantized)
 
@@ -296,5 +293,5 @@ class LanguageModel(nn.Module):
             cache.advance(s)
         return x
 
-    def _layers(self) -> Sequence[Layer]:
-        return cast("Sequence[Layer]", self.layers)  # a ModuleList types its items as plain modules
+    def _layers(self) -> Sequence[TransformerLayer]:
+        return cast("Sequence[TransformerLayer]", self.layers)  # a ModuleList types its items as plain modules

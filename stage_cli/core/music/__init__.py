@@ -1,1 +1,1 @@
-"""What musicians write down: notes, beats, and the MIDI files that carry both."""
+"""Beats, keys, stems and notes: what data, players and evaluation share."""

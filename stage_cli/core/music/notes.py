@@ -170,7 +170,8 @@ def separate_notes(notes: Iterable[Note]) -> list[Note]:
                 kept[at] = before._replace(duration=note.onset - before.onset)
         last[note.pitch] = len(kept)
         kept.append(note)
-    return kept
+    # Durations have changed, by which notes that begin together are ordered.
+    return sort_notes(kept)
 
 
 def notes_to_array(notes: Sequence[Note]) -> np.ndarray:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stage_cli.core.rhythm import MOST_BEATS_PER_BAR, BeatGrid
+from stage_cli.core.music.beats import MOST_BEATS_PER_BAR, BeatGrid
 
 DEFAULT_TEMPO = 500_000
 """Microseconds a quarter note that MIDI means where a file says nothing: 120 a minute."""

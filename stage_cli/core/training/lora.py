@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.lm.layer import Layer
+from stage_cli.core.lm.layer import TransformerLayer
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
-from stage_cli.core.training.config import LoraConfig
+from stage_cli.core.training.settings import LoraConfig
 from stage_cli.core.weights.adapter_config import AdapterConfig, name_base
 from stage_cli.core.weights.adapters import (
     BASE_PREFIX,
@@ -104,7 +104,7 @@ def add_lora(
             drawn = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
             parameter.data.copy_(drawn)
     for layer in model.lm.layers:
-        cast("Layer", layer).has_dropout = lora.dropout > 0
+        cast("TransformerLayer", layer).has_dropout = lora.dropout > 0
     if train_separator or (train_separator is None and _has_grown(model)):
         _learn_separator(model.lm)
     if train_text_projection and model.text_projection is not None:

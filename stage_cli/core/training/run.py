@@ -10,26 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.training.codec.card import write_codec_card
-from stage_cli.core.training.codec.task import CodecTask
-from stage_cli.core.training.codec.validation import CodecValidator
-from stage_cli.core.training.config import TrainingConfig, to_dict, to_toml
-from stage_cli.core.training.engine.chance import deterministic_algorithms
-from stage_cli.core.training.engine.checkpoints import Checkpoints
-from stage_cli.core.training.engine.events import Event, Noted, OnEvent, Preparing, ignore
-from stage_cli.core.training.engine.lock import locked
-from stage_cli.core.training.engine.loop import CHECKPOINTS_FOLDER, Loop
-from stage_cli.core.training.engine.milestones import MODEL_FOLDER, Describe, Validate
-from stage_cli.core.training.engine.processes import Processes, joined
-from stage_cli.core.training.engine.task import Task
-from stage_cli.core.training.record.card import ModelCard, write_model_card
-from stage_cli.core.training.record.published import DataSummary
-from stage_cli.core.training.record.record import Record
-from stage_cli.core.training.record.whole_files import write_text
-from stage_cli.core.training.task.building import build_model
-from stage_cli.core.training.task.stem_task import StemTask
-from stage_cli.core.training.validation.validator import Validator
+from stage_cli.core.files import display_name, write_text
+from stage_cli.core.training.building import build_model
+from stage_cli.core.training.card import DataSummary, ModelCard, write_codec_card, write_model_card
+from stage_cli.core.training.checkpoints import Checkpoints
+from stage_cli.core.training.codec_task import CodecTask, CodecValidator
+from stage_cli.core.training.distributed import Processes, joined, locked
+from stage_cli.core.training.events import Event, Noted, OnEvent, Preparing, ignore
+from stage_cli.core.training.loader import deterministic_algorithms
+from stage_cli.core.training.loop import CHECKPOINTS_FOLDER, Loop
+from stage_cli.core.training.milestones import MODEL_FOLDER, Describe, Validate
+from stage_cli.core.training.record import Record
+from stage_cli.core.training.settings import TrainingConfig
+from stage_cli.core.training.stem_task import StemTask
+from stage_cli.core.training.task import Task
+from stage_cli.core.training.toml import to_dict, to_toml
+from stage_cli.core.training.validation import Validator
 from stage_cli.errors import UsageError
 
 CONFIG_FILE = "config.toml"

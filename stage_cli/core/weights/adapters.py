@@ -22,8 +22,7 @@ from stage_cli.core.weights.adapter_config import (
     read_adapter_config,
     text_encoder_of,
 )
-from stage_cli.core.weights.plan import Plan, Source
-from stage_cli.core.weights.recipes import Recipe, check, same
+from stage_cli.core.weights.formats import Plan, Recipe, TensorSource, check, same
 from stage_cli.core.weights.tensors import Shape, TensorFile, check_finite, open_checkpoint
 from stage_cli.errors import WeightsError
 
@@ -76,7 +75,7 @@ class Adapter:
         check(expected, {name: same(name) for name in expected}, self.file, lambda _: False)
         self._check_base(plan)
         sources = tuple(
-            Source(
+            TensorSource(
                 source.file,
                 {name: self._adapted(name, made) for name, made in source.recipes.items()},
                 source.ignorable,

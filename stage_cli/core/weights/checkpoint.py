@@ -1,4 +1,14 @@
-"""From files to a plan: which config, which tensor of ours from which file. Nothing is read but names and shapes."""
+"""What the `config.json` of a codec of our own says, where it lies in a directory of its own.
+
+Read the `config.json` of a model of our own, whose codec may lie in a directory beside it.
+
+Models that were trained on one codec can share its file: their config then names the codec's directory instead of its
+sizes. Imports no torch, so that listing models is quick.
+
+From files to a plan: which config, which tensor of ours from which file. Nothing is read but names and shapes.
+
+Load a codec alone, wherever it lies: in a directory of its own, or in a model's.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +21,100 @@ from typing import Any
 import torch
 from torch import nn
 
-from stage_cli.core.codec.kinds import AnyCodecConfig, make_codec
+from stage_cli.core.codec.codec import Codec
+from stage_cli.core.codec.config import AnyCodecConfig, codec_config_from_dict, make_codec
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.transformer import LanguageModel
-from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
+from stage_cli.core.model_config import FORMAT_VERSION, MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_TYPE, AdapterConfig, find_base, read_adapter_config
 from stage_cli.core.weights.adapters import open_adapters
-from stage_cli.core.weights.codec_config import CODEC_TYPE, read_codec_config
-from stage_cli.core.weights.codec_formats import codec_config, codec_recipes, find_codec, is_codec_training_state
-from stage_cli.core.weights.formats import FORMATS, TRANSFORMERS, Format, find_format
-from stage_cli.core.weights.hub import HUB_ID, fetch_model
-from stage_cli.core.weights.own_config import read_own_config, shared_codec
-from stage_cli.core.weights.plan import Plan, Source
-from stage_cli.core.weights.recipes import same
+from stage_cli.core.weights.formats import (
+    FORMATS,
+    TRANSFORMERS,
+    Format,
+    Plan,
+    TensorSource,
+    codec_config,
+    codec_recipes,
+    find_codec,
+    find_format,
+    is_codec_training_state,
+    same,
+)
+from stage_cli.core.weights.hub import HUB_ID, fetch_model, resolve
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
+
+CODEC_TYPE = "stage-codec"
+
+
+def codec_config_values(config: AnyCodecConfig, licence: str) -> dict[str, Any]:
+    """Return the content of a codec's `config.json`."""
+    return {
+        "model_type": CODEC_TYPE,
+        "format_version": FORMAT_VERSION,
+        "licence": licence,
+        "codec": config.to_dict(),
+    }
+
+
+def read_codec_config(values: Mapping[str, Any]) -> AnyCodecConfig:
+    """Read what `codec_config_values` wrote.
+
+    Raises:
+        WeightsError: a newer format, or keys that are missing or unknown.
+    """
+    version = values.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise WeightsError(
+            f"The codec has format version {version!r}; this stage-cli reads up to {FORMAT_VERSION}",
+            next_step="update stage-cli",
+        )
+    codec = values.get("codec")
+    if not isinstance(codec, Mapping):
+        raise WeightsError("config.json has no 'codec'", why="it should hold the codec's sizes")
+    return codec_config_from_dict(codec)
+
+
+# A neighbour, or a folder inside: a model from anywhere names no other place of this machine.
+_NEARBY = re.compile(r"(\.\./)?\w[\w.-]*")
+
+
+def read_own_config(directory: Path, values: Mapping[str, Any] | None = None) -> StageConfig:
+    """Read a model's config, with the sizes of the codec that it shares.
+
+    Args:
+        directory: the model's.
+        values: of its `config.json`, if that was read already.
+
+    Raises:
+        WeightsError: it, or the codec's, cannot be used.
+    """
+    values = read_config(directory / "config.json") if values is None else values
+    shared = shared_codec(directory, values)
+    if shared is None:
+        return StageConfig.from_dict(values)
+    found = read_config(shared / "config.json")
+    if found.get("model_type") != CODEC_TYPE:
+        raise WeightsError(f"{shared} holds no codec, and {directory} needs one")
+    return StageConfig.from_dict({**values, "codec": read_codec_config(found).to_dict()})
+
+
+def shared_codec(directory: Path, values: Mapping[str, Any]) -> Path | None:
+    """Return the directory of the codec that a model shares; None if it has its own.
+
+    Raises:
+        WeightsError: it names a place that is not beside it or inside it.
+    """
+    name = values.get("codec")
+    if not isinstance(name, str):
+        return None
+    if _NEARBY.fullmatch(name) is None:
+        raise WeightsError(
+            f"codec = {name!r} in the config of {directory}", why='it must be a directory beside it, such as "../codec"'
+        )
+    return directory / name
+
 
 MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -46,7 +135,7 @@ class LanguageModelPart:
     """
 
     config: LanguageModelConfig
-    source: Source
+    source: TensorSource
     form: Format
 
 
@@ -55,7 +144,7 @@ class CodecPart:
     """A codec found in a file: its sizes, and its tensors' recipes."""
 
     config: AnyCodecConfig
-    source: Source
+    source: TensorSource
 
 
 def plan_directory(directory: Path, *, offline: bool = False) -> Plan:
@@ -138,7 +227,7 @@ def find_language_model(path: Path) -> LanguageModelPart:
         in_codec = bool(form.codec_prefix) and name.startswith(form.codec_prefix)
         return in_codec or pattern.fullmatch(name) is not None
 
-    return LanguageModelPart(config, Source(file, form.recipes(config), ignorable), form)
+    return LanguageModelPart(config, TensorSource(file, form.recipes(config), ignorable), form)
 
 
 def find_codec_part(file: TensorFile, prefix: str, *, sample_rate: int = 32000) -> CodecPart | None:
@@ -151,7 +240,7 @@ def find_codec_part(file: TensorFile, prefix: str, *, sample_rate: int = 32000) 
     def ignorable(name: str) -> bool:
         return not name.startswith(prefix) or is_codec_training_state(name)
 
-    return CodecPart(config, Source(file, codec_recipes(config, style, file.shapes, prefix), ignorable))
+    return CodecPart(config, TensorSource(file, codec_recipes(config, style, file.shapes, prefix), ignorable))
 
 
 def codec_of_directory(directory: Path, *, offline: bool = False) -> CodecPart | None:
@@ -175,11 +264,13 @@ def _safetensors_codec(directory: Path) -> CodecPart | None:
     file = open_checkpoint(weights_file(directory))
     if values.get("model_type") == CODEC_TYPE:
         config = read_codec_config(values)
-        return CodecPart(config, Source(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False))
+        return CodecPart(
+            config, TensorSource(file, {name: same(name) for name in codec_shapes(config)}, lambda _: False)
+        )
     if values.get("model_type") == MODEL_TYPE:
         plan = _plan_own(directory, values)
         recipes = {name: recipe for name, recipe in plan.sources[0].recipes.items() if name.startswith("codec.")}
-        return CodecPart(plan.config.codec, Source(file, recipes, lambda name: not name.startswith("codec.")))
+        return CodecPart(plan.config.codec, TensorSource(file, recipes, lambda name: not name.startswith("codec.")))
     rate = (_section(values, "audio_encoder") or values).get("sampling_rate", 32000)
     prefix = TRANSFORMERS.codec_prefix if find_codec(file.shapes, TRANSFORMERS.codec_prefix) else ""
     return find_codec_part(file, prefix, sample_rate=rate)
@@ -235,7 +326,7 @@ def _plan_own(directory: Path, values: Mapping[str, Any]) -> Plan:
     file = open_checkpoint(weights_file(directory))
     shapes = own_shapes(config)
     names = [name for name in shapes if shared is None or not name.startswith("codec.")]
-    own = Source(file, {name: same(name) for name in names}, lambda _: False)
+    own = TensorSource(file, {name: same(name) for name in names}, lambda _: False)
     linears = (name for name, shape in shapes.items() if name.startswith("lm.") and len(shape) == 2)
     sources = (own,) if shared is None else (own, _shared_codec_part(shared).source)
     return Plan(config, sources, all(map(file.rounded, linears)))
@@ -287,3 +378,24 @@ def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise WeightsError(f"The {name} of the model's {CONFIG_FILE} is not a JSON object")
     return section
+
+
+def load_codec(name: str, *, device: str = "cpu", offline: bool = False) -> Codec:
+    """Load the codec of a directory or Hub repository: a model of ours, a MusicGen, or an EnCodec on its own.
+
+    Raises:
+        UsageError: no such name.
+        HubError: it cannot be fetched.
+        WeightsError: it holds no codec, or a broken one.
+    """
+    directory = resolve(name, offline=offline)
+    part = codec_of_directory(directory, offline=offline)
+    if part is None:
+        raise WeightsError(f"{directory} holds no codec", next_step="name a model, or facebook/encodec_32khz")
+    codec = make_codec(part.config)
+    expected = codec.state_dict()
+    part.source.check({f"codec.{name}": tuple(tensor.shape) for name, tensor in expected.items()})
+    codec.load_state_dict(
+        {name.removeprefix("codec."): tensor.float().clone() for name, tensor in part.source.tensors()}
+    )
+    return codec.to(device).eval()

@@ -1,4 +1,12 @@
-"""Names to local directories: a path, a name in the model list, or a repository on the Hugging Face Hub.
+"""The list of files behind a `model.safetensors.index.json`. Imports no torch, so that fetching a model is quick.
+
+The models that the package carries: where they lie, and how they are made of trained ones.
+
+`assets/codec` is a codec that all of them share, `assets/<stem>` one model each (docs/bundled-models.md).
+
+The models that have a name, and the folder of the user's own ones. Imports no torch.
+
+Names to local directories: a path, a name in the model list, or a repository on the Hugging Face Hub.
 
 Hub files lie in the Hub's own cache. Files are resolved first and read later.
 """
@@ -6,16 +14,111 @@ Hub files lie in the Hub's own cache. Files are resolved first and read later.
 from __future__ import annotations
 
 import errno
+import json
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from stage_cli.core.weights.bundled import BUNDLED_PREFIX, bundled_directory, bundled_stems
-from stage_cli.core.weights.catalog import CATALOG, local_models, models_folder
-from stage_cli.core.weights.shards import shard_names
-from stage_cli.errors import HubError, UsageError
+from stage_cli.errors import HubError, UsageError, WeightsError
+
+
+def shard_names(index: Path) -> list[str]:
+    """Read the names of the shards, which lie in the index's own folder.
+
+    Raises:
+        WeightsError: it is missing, is no list of shards, or names another kind of file or one outside its folder.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except OSError as error:
+        raise WeightsError(f"Cannot read the list of shards {index}", why=error.strerror or str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is not a list of shards", why=f"{type(error).__name__}: {error}") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{index} names a shard that is not a safetensors file of its own folder", why=str(name))
+    return sorted(names)
+
+
+BUNDLED_PREFIX = "bundled-"
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+def bundled_stems() -> tuple[str, ...]:
+    """Return the stems that a bundled model writes, by name."""
+    if not ASSETS.is_dir():
+        return ()
+    found = (path.parent.name for path in ASSETS.glob("*/config.json"))
+    return tuple(sorted(name for name in found if name != "codec"))
+
+
+def bundled_name(stem: str) -> str | None:
+    """Return what `--model` calls the bundled model of a stem; None if there is none."""
+    return f"{BUNDLED_PREFIX}{stem}" if stem in bundled_stems() else None
+
+
+def bundled_directory(name: str) -> Path | None:
+    """Return the directory of `bundled-drums`, `bundled-codec`, …; None for any other name."""
+    kind = name.removeprefix(BUNDLED_PREFIX)
+    if kind == name or kind not in (*bundled_stems(), "codec"):
+        return None
+    return ASSETS / kind if (ASSETS / kind).is_dir() else None
+
+
+MUSICGEN_LICENCE = "CC-BY-NC-4.0 (no commercial use)"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A model that can be pulled by a short name.
+
+    Attributes:
+        name: what users type.
+        repository: Hub id.
+        parameters: of the language model, in millions.
+        licence: of the weights.
+        summary: one line for the list.
+    """
+
+    name: str
+    repository: str
+    parameters: int
+    licence: str
+    summary: str
+
+
+CATALOG: tuple[CatalogEntry, ...] = (
+    CatalogEntry(
+        "musicgen-small", "facebook/musicgen-small", 420, MUSICGEN_LICENCE, "plain MusicGen, base for training"
+    ),
+    CatalogEntry(
+        "musicgen-medium", "facebook/musicgen-medium", 1840, MUSICGEN_LICENCE, "plain MusicGen, base for training"
+    ),
+    CatalogEntry(
+        "musicgen-large", "facebook/musicgen-large", 3220, MUSICGEN_LICENCE, "plain MusicGen, base for training"
+    ),
+)
+
+
+def models_folder() -> Path:
+    """Return where `stage models import` puts models: `$STAGE_MODELS`, else a folder of the user's data directory."""
+    if folder := os.environ.get("STAGE_MODELS"):
+        return Path(folder).expanduser()
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "stage-cli" / "models"
+
+
+def local_models() -> list[Path]:
+    """List the model directories in the models folder, by name."""
+    folder = models_folder()
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if (path / "config.json").is_file() and path.name[0] != ".")
+
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 

@@ -7,10 +7,18 @@ from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
-from stage_cli.core.weights.bundled import ASSETS, BUNDLED_PREFIX, bundled_stems
-from stage_cli.core.weights.catalog import CATALOG, CatalogEntry, local_models
-from stage_cli.core.weights.hub import HUB_ID, cached_model, hub_repository
-from stage_cli.core.weights.own_config import read_own_config
+from stage_cli.core.weights.checkpoint import read_own_config
+from stage_cli.core.weights.hub import (
+    ASSETS,
+    BUNDLED_PREFIX,
+    CATALOG,
+    HUB_ID,
+    CatalogEntry,
+    bundled_stems,
+    cached_model,
+    hub_repository,
+    local_models,
+)
 from stage_cli.errors import StageError
 
 _BUNDLED = "comes with stage-cli: small, trained on synthetic songs"

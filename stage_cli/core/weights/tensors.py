@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stage_cli.core.weights.shards import shard_names
+from stage_cli.core.weights.hub import shard_names
 from stage_cli.errors import WeightsError
 
 Shape = tuple[int, ...]

@@ -6,13 +6,12 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from stage_cli.core.audio.files import display_name
 from stage_cli.core.data.layouts import folders, moisesdb, musdb, slakh
-from stage_cli.core.data.layouts.files import song_folders
-from stage_cli.core.data.layouts.source import PREPARED_DRUMS, Annotations, Song, SongFolder, Track
+from stage_cli.core.data.layouts.source import PREPARED_DRUMS, Annotations, Song, SongFolder, SourceTrack, song_folders
+from stage_cli.core.files import display_name
 from stage_cli.errors import UsageError
 
-__all__ = ["LAYOUTS", "PREPARED_DRUMS", "Annotations", "Song", "SongFolder", "Track", "find_songs", "read_song"]
+__all__ = ["LAYOUTS", "PREPARED_DRUMS", "Annotations", "Song", "SongFolder", "SourceTrack", "find_songs", "read_song"]
 
 # In the order of detection: the last one reads every folder in which something has a stem's name.
 _READERS = {module.NAME: module for module in (musdb, slakh, moisesdb, folders)}

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stage_cli.core.data.layouts.files import audio_files, subfolders
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, Track, is_click, stem_or_none
+from stage_cli.core.data.layouts.source import (
+    Song,
+    SongFolder,
+    SourceTrack,
+    StemCollector,
+    audio_files,
+    is_click,
+    stem_or_none,
+    subfolders,
+)
 
 NAME = "folders"
 
@@ -55,7 +63,7 @@ def collect_stems(folder: Path) -> StemCollector:
         elif (stem := stem_or_none(path.stem)) is None:
             stems.leave_out(path.name, "its name is no stem's")
         else:
-            stems.add(stem, Track(path))
+            stems.add(stem, SourceTrack(path))
     for subfolder in subfolders(folder):
         stem = stem_or_none(subfolder.name)
         for path in audio_files(subfolder):
@@ -65,7 +73,7 @@ def collect_stems(folder: Path) -> StemCollector:
             elif stem is None:
                 stems.leave_out(name, "its folder's name is no stem's")
             else:
-                stems.add(stem, Track(path, path.stem))
+                stems.add(stem, SourceTrack(path, path.stem))
     return stems
 
 

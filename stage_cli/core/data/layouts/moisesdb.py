@@ -14,20 +14,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.data.layouts.files import audio_files, subfolders
 from stage_cli.core.data.layouts.folders import collect_stems
 from stage_cli.core.data.layouts.source import (
     Annotations,
     Song,
     SongFolder,
+    SourceTrack,
     StemCollector,
-    Track,
+    audio_files,
     file_inside,
     is_click,
     spoken_genre,
     stem_or_none,
+    subfolders,
 )
+from stage_cli.core.files import display_name
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError
 
@@ -99,7 +100,7 @@ def _collect(folder: Path, data: dict[str, Any]) -> StemCollector:
             elif stem is None:
                 stems.leave_out(f"{name}/{path.name}", "its stem's name is unknown")
             else:
-                stems.add(stem, Track(path, kind))
+                stems.add(stem, SourceTrack(path, kind))
     return stems
 
 

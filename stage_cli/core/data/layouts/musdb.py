@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stage_cli.core.data.layouts.files import audio_files
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, Track
+from stage_cli.core.data.layouts.source import Song, SongFolder, SourceTrack, StemCollector, audio_files
 
 NAME = "musdb18"
 
@@ -46,7 +45,7 @@ def read_song(found: SongFolder) -> Song:
     stems = StemCollector(found.path)
     for stem in _STEMS:
         # A missing file is an error when its audio is read: with it the song would not be whole.
-        stems.add(stem, Track(found.path / f"{stem}.wav"))
+        stems.add(stem, SourceTrack(found.path / f"{stem}.wav"))
     artist, separator, title = found.path.name.partition(" - ")
     return Song(
         id=found.id,

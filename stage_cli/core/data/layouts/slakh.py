@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stage_cli.core.audio.files import display_name
-from stage_cli.core.data.layouts.source import Song, SongFolder, StemCollector, Track, file_inside
+from stage_cli.core.data.layouts.source import Song, SongFolder, SourceTrack, StemCollector, file_inside
+from stage_cli.core.files import display_name
 from stage_cli.errors import StageError
 
 NAME = "slakh"
@@ -113,7 +113,7 @@ def read_song(found: SongFolder) -> Song:
             # slakh-utils converts the set to WAV for those who ask.
             if not file.exists() and (wav := file.with_suffix(".wav")).exists():
                 file = wav
-            stems.add(_stem(source), Track(file, str(source.get("midi_program_name") or "")))
+            stems.add(_stem(source), SourceTrack(file, str(source.get("midi_program_name") or "")))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     return Song(

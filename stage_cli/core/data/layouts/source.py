@@ -1,12 +1,16 @@
-"""What a data set tells of one song before any of its audio is read."""
+"""What a data set tells of one song before any of its audio is read.
+
+Looking through folders: which hold songs, and which files in them are audio.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage_cli.core.audio.files import display_name
+from stage_cli.core.audio.naming import AUDIO_SUFFIXES
+from stage_cli.core.files import display_name
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import StageError, UsageError
 
@@ -34,7 +38,7 @@ class SongFolder:
 
 
 @dataclass(frozen=True)
-class Track:
+class SourceTrack:
     """One audio file of a stem; `type` is the data set's word for it ("snare drum"), a text and never a path."""
 
     path: Path
@@ -83,13 +87,13 @@ class Song:
     title: str
     artist: str
     genres: tuple[str, ...]
-    stems: Mapping[str, tuple[Track, ...]]
+    stems: Mapping[str, tuple[SourceTrack, ...]]
     metadata: tuple[Path, ...] = ()
     annotations: Annotations | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def tracks(self) -> tuple[Track, ...]:
+    def tracks(self) -> tuple[SourceTrack, ...]:
         """All tracks, stem by stem."""
         return tuple(track for tracks in self.stems.values() for track in tracks)
 
@@ -100,9 +104,9 @@ class StemCollector:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.notes: list[str] = []
-        self._stems: dict[str, list[Track]] = {}
+        self._stems: dict[str, list[SourceTrack]] = {}
 
-    def add(self, stem: str, track: Track) -> None:
+    def add(self, stem: str, track: SourceTrack) -> None:
         """Take a track of a stem, whose name is one of `STEMS`."""
         self._stems.setdefault(stem, []).append(track)
 
@@ -110,7 +114,7 @@ class StemCollector:
         """Note that something is no part of the music."""
         self.notes.append(f"{what} is left out: {why}")
 
-    def finish(self) -> dict[str, tuple[Track, ...]]:
+    def finish(self) -> dict[str, tuple[SourceTrack, ...]]:
         """Return the tracks by stem.
 
         Raises:
@@ -163,3 +167,48 @@ def spoken_genre(text: str) -> tuple[str, ...]:
     if not words or text.lower() in ("undefined", "unknown", "none", "other"):
         return ()
     return (" ".join(word.capitalize() if word.islower() else word for word in words),)
+
+
+_DEEPEST = 3  # levels of folders between the one that is named and a song: data set, provider or split, song
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """List the audio files directly in a folder, by name; hidden and unfinished ones left out."""
+    return [
+        path
+        for path in _entries(folder)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders directly in a folder, by name; hidden ones and prepared drums left out."""
+    return [
+        path
+        for path in _entries(folder)
+        if not path.name.startswith(".") and path.name != PREPARED_DRUMS and path.is_dir()
+    ]
+
+
+def song_folders(folder: Path, is_song: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the song folders at or below a folder, by name; songs do not lie in songs."""
+    yield from _search(folder, is_song, _DEEPEST)
+
+
+def _search(folder: Path, is_song: Callable[[Path], bool], depth: int) -> Iterator[Path]:
+    if is_song(folder):
+        yield folder
+    elif depth:
+        for child in subfolders(folder):
+            yield from _search(child, is_song, depth - 1)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise StageError(
+            f"cannot list the folder {display_name(folder)}",
+            why=error.strerror or str(error),
+            next_step="check the folder's permissions",
+        ) from error

@@ -1,17 +1,27 @@
 """What is left of an evaluation: `results.json` for programs, `items.csv` for tables, `report.html` for people."""
 
-from stage_cli.core.evaluation.report.files import read_results, write_items, write_results
 from stage_cli.core.evaluation.report.page import write_report
-from stage_cli.core.evaluation.report.results import Failure, Item, Metric, Output, Results, Summary, System
+from stage_cli.core.evaluation.report.results import (
+    ClipResult,
+    Failure,
+    Metric,
+    Output,
+    Results,
+    Summary,
+    SystemResult,
+    read_results,
+    write_items,
+    write_results,
+)
 
 __all__ = [
+    "ClipResult",
     "Failure",
-    "Item",
     "Metric",
     "Output",
     "Results",
     "Summary",
-    "System",
+    "SystemResult",
     "read_results",
     "write_items",
     "write_report",

@@ -1,4 +1,10 @@
-"""`report.html`: one page for people to look at and listen to, which needs nothing but itself.
+"""Numbers, times and names as the page writes them.
+
+The head of the page: what was measured, how, and what went wrong.
+
+The summary tables: a row for each metric, a column for each system and anchor, cells with bars and intervals.
+
+`report.html`: one page for people to look at and listen to, which needs nothing but itself.
 
 Text of the results goes into the page in two ways, both safe whatever a song is called: escaped HTML for the head and
 the tables, and JSON without "<" for the script, which writes it as text, never as HTML.
@@ -8,18 +14,379 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+from datetime import datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from stage_cli.core.evaluation.report.collection import Collection, Progress
-from stage_cli.core.evaluation.report.files import REPORT_FILE, read_results, write_text
-from stage_cli.core.evaluation.report.heading import anchors, failures, heading, title
-from stage_cli.core.evaluation.report.results import Item, Results
-from stage_cli.core.evaluation.report.summary import tables
-from stage_cli.core.evaluation.report.wording import context_title, in_order
+from stage_cli.core.evaluation.report.clips import Collection, Progress
+from stage_cli.core.evaluation.report.results import (
+    REPORT_FILE,
+    ROLES,
+    ClipResult,
+    Metric,
+    Results,
+    Summary,
+    SystemResult,
+    read_results,
+    write_text,
+)
+
+CONTEXTS = {"mix": "Mix", "metronome": "Metronome"}
+"""Titles of the kinds of context, in the order of the page."""
+
+ANCHORS = {
+    "true": "the real stems of the same clips: as good as it gets",
+    "shuffled": "stems heard against another song than their own: what chance agreement is worth",
+    "silence": "nothing at all",
+    "click": "a plain click on every annotated beat: perfect time, no music",
+    "context": "what can be heard in the context itself, without any stem",
+    "codec": "the true stems after the model's codec: it can sound no better",
+}
+"""What the anchors are, by the part of their name before a colon."""
+
+_MINUS = "\N{MINUS SIGN}"
+
+
+def decimals(values: list[float]) -> int:
+    """Return how many decimals tell values of this size apart: two digits of the smallest one, but three at most."""
+    smallest = min((abs(value) for value in values if value), default=1.0)
+    if smallest >= 100:
+        return 0
+    if smallest >= 10:
+        return 1
+    return 2 if smallest >= 0.1 else 3
+
+
+def number(value: float, places: int) -> str:
+    """Return a number with a true minus sign, and none before zero."""
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", _MINUS)
+
+
+def in_order(contexts: set[str]) -> list[str]:
+    """Return kinds of context in the page's order, unknown ones last."""
+    known = list(CONTEXTS)
+    return sorted(contexts, key=lambda context: (known.index(context) if context in known else len(known), context))
+
+
+def context_title(context: str) -> str:
+    """Return the title of a kind of context."""
+    return CONTEXTS.get(context, context)
+
+
+def words(name: str) -> str:
+    """Return a key of the results as words: "top_k" → "top k"."""
+    return name.replace("_", " ")
+
+
+def plain(value: Any) -> str:
+    """Return a setting as text: lists with commas, yes and no, none as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(entry) for entry in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 song", "24 songs"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def facts(pairs: dict[str, Any]) -> str:
+    """Return a description list; names and values are escaped."""
+    entries = [
+        f"<div><dt>{escape(words(name))}</dt><dd>{escape(plain(value))}</dd></div>" for name, value in pairs.items()
+    ]
+    return f'<dl class="facts">{"".join(entries)}</dl>'
+
+
+_OPEN_FAILURES = 5  # more are folded away
+
+
+def title(results: Results) -> str:
+    """Return the page's title, not escaped."""
+    return f"{words(results.stem).capitalize()}: {', '.join(system.title for system in _systems(results))}"
+
+
+def heading(results: Results) -> str:
+    """Return the HTML of the head: title, one line of facts, settings, and how to repeat it."""
+    songs = len({item.song for item in results.items})
+    seconds = sorted({round(item.seconds, 2) for item in results.items})
+    length = f" of {seconds[0]:g} s" if len(seconds) == 1 else ""
+    kinds = " and ".join(
+        context_title(context).lower() for context in in_order({item.context for item in results.items})
+    )
+    line = [counted(len(results.items), "item") + length, f"from {counted(songs, 'song')}"]
+    if kinds:
+        line.append(f"context: {kinds}")
+    line.append(_date(results.created))
+    names = " <i>vs</i> ".join(escape(system.title) for system in _systems(results)) or "anchors only"
+    return (
+        f'<p class="kicker">stage evaluate · {escape(words(results.stem))}</p>'
+        f"<h1>{names}</h1>"
+        f'<p class="line">{escape(" · ".join(line))}</p>'
+        f"{facts({'seed': results.seed, **results.settings})}"
+        f"{_models(results)}{_repeat(results)}"
+    )
+
+
+def failures(results: Results, unreadable: list[tuple[str, str]]) -> str:
+    """Return the HTML of what went wrong, "" if nothing did.
+
+    Args:
+        results: with failures of the run.
+        unreadable: name and reason of each file that could not be shown.
+    """
+    named = {system.name: system.title for system in results.systems}
+    titles = {item.id: item.title or item.song for item in results.items}
+    listed = {(failure.item, failure.system): failure.error for failure in results.failures}
+    for item in results.items:
+        for output in item.outputs:
+            if output.error is not None:
+                listed.setdefault((item.id, output.system), output.error)
+    rows = [
+        (item, " · ".join(part for part in (titles.get(item, ""), named.get(system, system)) if part), error)
+        for (item, system), error in listed.items()
+    ] + [("file", name, error) for name, error in unreadable]
+    if not rows:
+        return ""
+    entries = "".join(
+        f"<li><b>{escape(item)}</b> <span>{escape(what)}</span> <em>{escape(error)}</em></li>"
+        for item, what, error in rows
+    )
+    is_open = " open" if len(rows) <= _OPEN_FAILURES else ""
+    return (
+        f'<section class="failures" aria-label="Failures"><details{is_open}>'
+        f"<summary>{counted(len(rows), 'failure')}: the numbers are of what remained</summary>"
+        f"<ul>{entries}</ul></details></section>"
+    )
+
+
+def anchors(results: Results) -> str:
+    """Return the HTML that says what the anchors are."""
+    entries = [
+        f"<li><b>{escape(system.title)}</b> {escape(ANCHORS[kind])}</li>"
+        for system in results.systems
+        if system.role == "anchor" and (kind := system.name.split(":")[0]) in ANCHORS
+    ]
+    if not entries:
+        return '<p class="warning">No anchors were measured: these numbers have nothing to be compared with.</p>'
+    return f'<ul class="anchors" aria-label="Anchors">{"".join(entries)}</ul>'
+
+
+def _models(results: Results) -> str:
+    described = [(system.title, system.model) for system in _systems(results) if system.model]
+    parts = [f"<h3>{escape(name)}</h3>{facts(model)}" for name, model in described if model]
+    return f"<details><summary>Models</summary>{''.join(parts)}</details>" if parts else ""
+
+
+def _repeat(results: Results) -> str:
+    return (
+        "<details><summary>Command, versions and hardware</summary>"
+        f"<h3>Command</h3><pre><code>{escape(shlex.join(plain(part) for part in results.command))}</code></pre>"
+        f"<h3>Versions</h3>{facts(results.versions)}<h3>Hardware</h3>{facts(results.hardware)}</details>"
+    )
+
+
+def _systems(results: Results) -> list[SystemResult]:
+    return [system for system in results.systems if system.role == "system"]
+
+
+def _date(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment.day} {moment:%B %Y, %H:%M}"
+
+
+_ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "none": ("", "")}
+
+FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Time", ("beat_", "onset_", "tempo_")),
+    ("Harmony", ("chroma_", "key_")),
+    ("Fit with the context and the description", ("cocola", "apa_", "clap_")),
+    ("Distance to real stems", ("fad_", "kad_")),
+    ("Level", ("loudness", "silent", "clipped")),
+    ("Cost", ("speed", "peak_memory")),
+)
+"""Groups of rows, each by how its metrics' names begin."""
+
+_OTHER = "Other"
+# An anchor may lie far beyond all systems (silence is far from everything): it does not set the scale.
+_FARTHEST_ANCHOR = 2.5
+
+
+def tables(results: Results) -> str:
+    """Return the HTML of the summary tables, one for each kind of context."""
+    contexts = in_order({summary.context for summary in results.summaries})
+    if not contexts:
+        return '<p class="warning">Nothing could be measured.</p>'
+    return "".join(_table(results, context) for context in contexts)
+
+
+def _table(results: Results, context: str) -> str:
+    found = {(entry.metric, entry.system): entry for entry in results.summaries if entry.context == context}
+    shown = [system for system in results.systems if any(system.name == name for _, name in found)]
+    systems = [system for system in shown if system.role == "system"]
+    columns = systems + [system for system in shown if system.role == "anchor"]
+    items = max((entry.n for entry in found.values()), default=0)
+    body = []
+    for family, names in _families([name for name in results.metrics if any(name == metric for metric, _ in found)]):
+        rows = [
+            _row(results.metrics[name], [found.get((name, system.name)) for system in columns], columns, items)
+            for name in names
+        ]
+        body.append(
+            f'<tbody role="rowgroup"><tr role="row" class="family"><th role="columnheader" scope="colgroup" '
+            f'colspan="{len(columns) + 1}">{escape(family)}</th></tr>{"".join(rows)}</tbody>'
+        )
+    heads = "".join(
+        f'<th role="columnheader" scope="col" class="{_class(system, columns)}">{escape(system.title)}'
+        f"{'<small>anchor</small>' if system.role == 'anchor' else ''}</th>"
+        for system in columns
+    )
+    name = escape(context_title(context))
+    best = " · ● best system" if len(systems) > 1 else ""
+    return (
+        f'<div class="scroll" role="region" aria-label="Summary, context {name}" tabindex="0">'
+        f'<table role="table" class="summary" style="--columns:{len(columns)}"><caption>Context: {name} '
+        f"<span>n = {items} · with 95 % intervals{best}</span></caption>"
+        f'<thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Metric</th>{heads}</tr></thead>'
+        f"{''.join(body)}</table></div>"
+    )
+
+
+def _families(names: list[str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {family: [] for family, _ in FAMILIES} | {_OTHER: []}
+    for name in names:
+        family = next((family for family, starts in FAMILIES if name.startswith(starts)), _OTHER)
+        groups[family].append(name)
+    return [(family, members) for family, members in groups.items() if members]
+
+
+def _row(metric: Metric, entries: list[Summary | None], columns: list[SystemResult], items: int) -> str:
+    places = _places(metric, entries, columns)
+    scale = _scale(metric, entries, columns)
+    best = _best(metric, entries, columns)
+    cells = "".join(
+        _cell(
+            entry,
+            system,
+            places,
+            scale,
+            items,
+            classes=f"{_class(system, columns)}{' best' if system.name in best else ''}",
+        )
+        for entry, system in zip(entries, columns, strict=True)
+    )
+    arrow, meaning = _ARROWS[metric.better]
+    arrow_text = f' <abbr title="{meaning}" aria-label="{meaning}">{arrow}</abbr>' if arrow else ""
+    unit = f" <small>{escape(metric.unit)}</small>" if metric.unit else ""
+    label = f"{escape(metric.title)}{unit}{arrow_text}"
+    if metric.explanation:
+        label = f"<details><summary>{label}</summary><p>{escape(metric.explanation)}</p></details>"
+    return f'<tr role="row"><th role="rowheader" scope="row">{label}</th>{cells}</tr>'
+
+
+def _places(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> int:
+    """Return the decimals of a row: two for scores from 0 to 1, else what the systems' values need."""
+    if metric.range == (0, 1):
+        return 2
+    values = {
+        role: [
+            entry.value
+            for entry, system in zip(entries, columns, strict=True)
+            if entry and entry.value is not None and system.role == role
+        ]
+        for role in ROLES
+    }
+    return decimals(values["system"] or values["anchor"])
+
+
+def _cell(
+    entry: Summary | None, system: SystemResult, places: int, scale: tuple[float, float], items: int, *, classes: str
+) -> str:
+    start = f'<td role="cell" class="{classes}" data-system="{escape(system.title)}">'
+    note = f'<small class="note">{escape(entry.note)}</small>' if entry and entry.note else ""
+    if entry is None or entry.value is None:
+        return f'{start}<span class="missing" title="not defined">–</span>{note}</td>'
+    span = ""
+    if entry.low is not None and entry.high is not None:
+        span = f"<small>{number(entry.low, places)} – {number(entry.high, places)}</small>"
+    fewer = f'<small class="note">n = {entry.n}</small>' if entry.n < items else ""
+    value = f'<span class="number"><b>{number(entry.value, places)}</b> {span}</span>'
+    return f"{start}{_bar(entry, scale)}{value}{fewer}{note}</td>"
+
+
+def _bar(entry: Summary, scale: tuple[float, float]) -> str:
+    low, high = scale
+    assert entry.value is not None
+
+    def share(value: float) -> float:
+        return 100 * min(1.0, max(0.0, (value - low) / (high - low)))
+
+    base, end = share(0.0 if low <= 0 <= high else low), share(entry.value)
+    beyond = " beyond" if entry.value > high or entry.value < low else ""
+    whisker = ""
+    if entry.low is not None and entry.high is not None:
+        first, last = share(entry.low), share(entry.high)
+        whisker = f'<i class="whisker" style="left:{first:.1f}%;width:{last - first:.1f}%"></i>'
+    fill = f'<i class="fill{beyond}" style="left:{min(base, end):.1f}%;width:{abs(end - base):.1f}%"></i>'
+    return f'<span class="bar" aria-hidden="true">{fill}{whisker}</span>'
+
+
+def _scale(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> tuple[float, float]:
+    """Return the ends of a row's bars: the metric's range if it is closed, else what holds the values, and zero."""
+    if (
+        metric.range is not None
+        and all(math.isfinite(end) for end in metric.range)
+        and metric.range[0] < metric.range[1]
+    ):
+        return metric.range[0], metric.range[1]
+
+    def ends(role: str) -> list[float]:
+        of_role = [entry for entry, system in zip(entries, columns, strict=True) if entry and system.role == role]
+        return [value for entry in of_role for value in (entry.value, entry.low, entry.high) if value is not None]
+
+    systems, anchors = ends("system"), ends("anchor")
+    low, high = min(systems + anchors, default=0.0), max(systems + anchors, default=1.0)
+    if high <= 0:  # loudness: bars from a floor, since zero says nothing
+        return low - max(0.25 * (high - low), 1.0), high + 0.05 * (high - low)
+    if systems and max(systems) > 0:
+        high = min(high, _FARTHEST_ANCHOR * max(systems))
+    low = min(0.0, low)
+    return low, high if high > low else low + 1.0
+
+
+def _best(metric: Metric, entries: list[Summary | None], columns: list[SystemResult]) -> set[str]:
+    """Return the systems, not anchors, with the best value; none where all are alike."""
+    values = {
+        system.name: entry.value
+        for entry, system in zip(entries, columns, strict=True)
+        if entry and entry.value is not None and system.role == "system"
+    }
+    if len(set(values.values())) < 2 or metric.better == "none":
+        return set()
+    best = max(values.values()) if metric.better == "higher" else min(values.values())
+    return {name for name, value in values.items() if value == best}
+
+
+def _class(system: SystemResult, columns: list[SystemResult]) -> str:
+    if system.role == "system":
+        return f"system colour-{columns.index(system) % 6}"
+    first = next(column for column in columns if column.role == "anchor")
+    return "anchor first" if system is first else "anchor"
+
 
 _SCRIPTS = ("page.js", "plots.js", "player.js", "items.js")
 
@@ -89,7 +456,7 @@ def _data(results: Results, collection: Collection) -> dict[str, Any]:
     }
 
 
-def _item(item: Item, collection: Collection) -> dict[str, Any]:
+def _item(item: ClipResult, collection: Collection) -> dict[str, Any]:
     return {
         "id": item.id,
         "title": item.title or item.song,

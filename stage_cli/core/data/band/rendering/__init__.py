@@ -1,1 +1,0 @@
-"""The renderers: from a score to recorded tracks."""

@@ -1,1 +1,0 @@
-"""What is measured of a song: levels, beats, bars, key and tags."""

@@ -1,1 +1,0 @@
-"""What is heard in audio: beats, onsets, key and chroma."""

@@ -1,1 +1,0 @@
-"""Metrics: pure functions of audio, times or embeddings. Each module says its conventions."""

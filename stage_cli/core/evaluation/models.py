@@ -1,0 +1,262 @@
+"""How much memory generating takes at its peak, on the device that it runs on.
+
+Models as systems: each clip's context in, a stem out; and what a model's codec makes of the true stems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stage_cli.core.accompaniment.level import level_change
+from stage_cli.core.audio.chunks import resample
+from stage_cli.core.codec.codec import Codec
+from stage_cli.core.evaluation.clips import Clip
+from stage_cli.core.evaluation.records import digest_of
+from stage_cli.core.evaluation.settings import EvaluationConfig
+from stage_cli.core.evaluation.systems import System, Take, true_stem
+from stage_cli.core.generation.song import generate_song
+from stage_cli.core.machine import resident_peak
+from stage_cli.core.model import StageModel, memory_errors, runtime_for
+from stage_cli.core.model_config import read_config
+from stage_cli.core.precision import choose_device
+from stage_cli.core.weights.checkpoint import load_codec, plan_directory, shared_codec
+from stage_cli.core.weights.hub import resolve
+from stage_cli.errors import UsageError, WeightsError
+
+_RESET = Path("/proc/self/clear_refs")
+
+
+def begin_peak(device: torch.device) -> None:
+    """Forget earlier peaks, where that is possible: on CUDA, and of processes on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        _RESET.write_text("5", encoding="ascii")
+    except OSError:  # another system, or a container that hides it: the peak is the whole process's so far
+        return
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return bytes since `begin_peak`: what torch held on CUDA, elsewhere what this process held; None: unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resident_peak()
+
+
+_WEIGHTS = (".json", ".safetensors", ".bin")
+
+
+class ModelSystem(System):
+    """A model that writes stems.
+
+    Args:
+        spec: as `--model` names it.
+        title: of the system.
+        directory: where it is.
+        config: of the evaluation.
+
+    Attributes:
+        weights: hash of its files.
+
+    Raises:
+        UsageError: the model writes another stem.
+        WeightsError: its files cannot be used.
+    """
+
+    role, embedded, mixed, draws, writes = "system", True, True, True, True
+
+    def __init__(self, spec: str, title: str, directory: Path, config: EvaluationConfig) -> None:
+        self.name, self.title = f"model:{title}", title
+        self.spec = spec
+        self._config = config
+        plan = plan_directory(directory, offline=config.offline)
+        found = plan.config
+        if found.stem not in (None, config.stem):
+            raise UsageError(
+                f"{spec} writes {found.stem}, not {config.stem}",
+                next_step=f"use --stem {found.stem}, or another --model",
+            )
+        if config.descriptions and not found.takes_text:
+            raise UsageError(f"{spec} takes no description", next_step="leave --descriptions out")
+        self.weights = directory_content(directory)
+        self._draws = {
+            kind: config.generation_of(found.sampling_for(metronome=kind == "metronome")) for kind in config.contexts
+        }
+        drawn = {kind: draw.sampling for kind, draw in self._draws.items()}
+        precision = runtime_for(found, config.device, config.precision, rounded=plan.rounded).precision
+        self.content = digest_of(self.weights, precision, drawn, config.descriptions)
+        self.about = {
+            "name": spec if resolve_is_name(spec) else Path(spec).name,
+            "parameters": found.lm.parameters,
+            "sample_rate": found.codec.sample_rate,
+            "window_seconds": found.window_seconds,
+            "licence": found.licence,
+            "base": found.base,
+            "precision": precision,
+            **_differing(drawn),
+            "content": self.weights[:16],
+        }
+        self._model: StageModel | None = None
+
+    @contextmanager
+    def opened(self) -> Generator[None]:
+        """Hold the model in memory."""
+        config = self._config
+        self._model = StageModel.from_pretrained(
+            self.spec, device=config.device, precision=config.precision, offline=config.offline
+        )
+        try:
+            if config.descriptions:
+                self._model.text_encoder()
+            yield
+        finally:
+            self._model = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def take(self, clip: Clip) -> Take:
+        """Write the stem.
+
+        Raises:
+            WeightsError: the codec returns samples that are no numbers.
+            DeviceError: out of memory.
+        """
+        assert self._model is not None
+        model = self._model
+        rate = model.config.codec.sample_rate
+        context = resample(clip.context, clip.sample_rate, rate)
+        change = level_change(float(np.abs(context).max(initial=0.0)), model.config)
+        context = context * np.float32(10 ** (change / 20))
+        draw = dataclasses.replace(self._draws[clip.plan.context_kind], seed=clip.plan.seed, variations=1)
+        begin_peak(model.runtime.device)
+        began = time.perf_counter()
+        with torch.inference_mode(), memory_errors(model.config, model.runtime):
+            told = clip.description if self._config.descriptions else ""
+            text = model.encode_description(told) if told else None
+            codes = _encode(model.codec, context).to(model.runtime.device)
+            parts = generate_song(model.lm, codes, draw, window=model.config.window_frames, text=text)
+            written = torch.cat(list(parts), dim=2).to(model.runtime.codec_device)
+            audio = _decode(model.codec, written, round(clip.seconds * rate))
+        return Take(audio, rate, time.perf_counter() - began, peak_memory(model.runtime.device))
+
+
+def _differing(drawn: Mapping[str, Mapping[str, float]]) -> dict[str, float | str]:
+    """How a model draws for each kind of context, each setting with both of its values where they are two."""
+    first, *others = drawn.values()
+    return {
+        name: value if all(other[name] == value for other in others) else f"{value:g} (metronome: {others[0][name]:g})"
+        for name, value in first.items()
+    }
+
+
+class CodecSystem(System):
+    """The true stems after a model's codec: no stem that the model writes can sound better than its codec.
+
+    Args:
+        model: whose codec it is.
+        config: of the evaluation.
+    """
+
+    embedded, mixed, writes = True, True, True
+
+    def __init__(self, model: ModelSystem, config: EvaluationConfig) -> None:
+        self.name, self.title = f"codec:{model.title}", f"true stems, codec of {model.title}"
+        self._spec, self._config = model.spec, config
+        self.content = model.weights
+        self._codec: Codec | None = None
+
+    @contextmanager
+    def opened(self) -> Generator[None]:
+        """Hold the codec in memory."""
+        device = codec_device(self._config.device)
+        self._codec = load_codec(self._spec, device=device, offline=self._config.offline)
+        try:
+            yield
+        finally:
+            self._codec = None
+
+    def take(self, clip: Clip) -> Take:
+        """Encode and decode the true stem.
+
+        Raises:
+            StageError: there is none, or the codec returns samples that are no numbers.
+        """
+        assert self._codec is not None
+        rate = self._codec.config.sample_rate
+        with torch.inference_mode():
+            codes = _encode(self._codec, resample(true_stem(clip), clip.sample_rate, rate))
+            return Take(_decode(self._codec, codes, round(clip.seconds * rate)), rate)
+
+
+def model_title(spec: str, directory: Path) -> tuple[str, str]:
+    """Return what a model is called in tables, and what tells it from another one of that name."""
+    path = directory if Path(spec).expanduser().is_dir() else Path(spec.partition("@")[0])
+    if path.name == "model" and path.parent.name:  # of a training run
+        path = path.parent
+    return path.name, path.parent.name
+
+
+def resolve_is_name(spec: str) -> bool:
+    """Whether a model was named by a name, and not by a path of this machine."""
+    return not Path(spec).expanduser().exists()
+
+
+def find_models(config: EvaluationConfig) -> list[tuple[str, Path]]:
+    """Return each model's name and directory, fetching what is not here.
+
+    Raises:
+        UsageError: no such model.
+        HubError: it cannot be fetched.
+    """
+    return [(spec, resolve(spec, offline=config.offline)) for spec in config.models]
+
+
+def directory_content(directory: Path) -> str:
+    """Return a hash of the weights and settings in a model's directory, and in that of a codec which it shares.
+
+    Raises:
+        WeightsError: a file cannot be read.
+    """
+    whole = hashlib.sha256()
+    values = read_config(directory / "config.json") if (directory / "config.json").exists() else {}
+    shared = shared_codec(directory, values)
+    try:
+        for path in [*sorted(directory.iterdir()), *(sorted(shared.iterdir()) if shared is not None else ())]:
+            if path.suffix in _WEIGHTS and path.is_file():
+                with path.open("rb") as file:
+                    whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise WeightsError(f"cannot read {directory}", why=error.strerror or str(error)) from None
+    return whole.hexdigest()
+
+
+def codec_device(device: str) -> str:
+    """Return where a codec and the embeddings run: on Apple's MPS codecs return garbled audio."""
+    chosen = choose_device(device)
+    return "cpu" if chosen.type == "mps" else str(chosen)
+
+
+def _encode(codec: Codec, audio: np.ndarray) -> torch.Tensor:
+    weight = next(codec.parameters())
+    samples = torch.from_numpy(np.ascontiguousarray(audio)).to(weight.device, weight.dtype)
+    return codec.encode(samples.expand(1, codec.config.channels, -1))
+
+
+def _decode(codec: Codec, codes: torch.Tensor, samples: int) -> np.ndarray:
+    audio = codec.decode(codes)[0].mean(dim=0)[:samples].float().cpu().numpy()
+    if not np.isfinite(audio).all():
+        raise WeightsError(
+            "The model's codec returned samples that are no numbers",
+            why="its weights are damaged, or this device computes them wrongly",
+            next_step="try --device cpu, or fetch the model again",
+        )
+    return np.pad(audio, (0, samples - len(audio)))
