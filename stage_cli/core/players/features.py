@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 
-from stage_cli.core.audio.mel import htk_hertz, htk_mels, triangles
+from stage_cli.core.audio.spectra import htk_hertz, htk_mels, triangles
 
 FLOOR_DB = -100.0
 """Of silence."""

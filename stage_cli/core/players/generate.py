@@ -25,7 +25,7 @@ from stage_cli.core.players.grid import FoundGrid, find_grid
 from stage_cli.core.players.grid_channels import grid_channels
 from stage_cli.core.players.levels import mean_power, normalized
 from stage_cli.core.players.numpy_model import NumpyEars, NumpyPen
-from stage_cli.core.rhythm import BeatGrid
+from stage_cli.core.music.beats import BeatGrid
 
 Array = np.ndarray
 CONFIG_FILE = "config.json"

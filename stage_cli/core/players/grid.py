@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stage_cli.core.rhythm import BeatGrid
+from stage_cli.core.music.beats import BeatGrid
 
 SLOWEST, FASTEST = 30.0, 240.0
 """bpm."""

@@ -31,7 +31,7 @@ from stage_cli.core.players.features import FLOOR_DB, FeatureSettings, add_power
 from stage_cli.core.players.grid_channels import grid_channels, pulses
 from stage_cli.core.players.levels import mean_power, normalized
 from stage_cli.core.players.store import DRUMS, StoredSong, whole_log_mel
-from stage_cli.core.rhythm import BeatGrid, metronome
+from stage_cli.core.music.beats import BeatGrid, metronome
 
 Array = np.ndarray
 _CLICK_RATE = 22_050

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from stage_cli.core.data.band.composition.composer import compose
-from stage_cli.core.data.band.composition.score import Score
-from stage_cli.core.data.band.instruments import SAMPLE_RATE
-from stage_cli.core.data.band.rendering.mixing import render
-from stage_cli.core.data.band.rendering.sound_banks import SoundBank
+from stage_cli.core.band.demo_data import BandSong, compose_song, make_song
+from stage_cli.core.band.instruments import SAMPLE_RATE
+from stage_cli.core.band.randomness import chance, generator
+from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.players.features import FeatureSettings, LogMel
 
 DRUMS = "drums"
@@ -56,6 +55,7 @@ class StoredSong:
         swing: place of the second of two, 0.5 is straight.
         style: name of the composer's style.
         duration: seconds.
+        drummer: whose performance the drums are; "" where they are invented.
     """
 
     name: str
@@ -66,40 +66,37 @@ class StoredSong:
     swing: float
     style: str
     duration: float
+    drummer: str = ""
 
 
-def song_from_score(score: Score, bank: SoundBank, key: tuple[int | str, ...], settings: FeatureSettings) -> StoredSong:
-    """Render a score and listen to each part.
+def listen_to(song: BandSong, name: str, settings: FeatureSettings) -> StoredSong:
+    """Listen to each part of a rendered song.
 
     Args:
-        score: what is played.
-        bank: where sounds come from.
-        key: of the song, as `render` takes it.
+        song: with its notes and its audio.
+        name: that it gets in the store.
         settings: of the frames.
     """
-    tracks = render(score, bank, key)
-    drums = [track.audio for track in tracks if track.stem == DRUMS]
-    others = iter(track.audio for track in tracks if track.stem != DRUMS)
-    parts = []
+    audio, score, parts = song.parts(), song.score, []
     for part in score.parts:
-        if not part.notes:
+        if not part.notes or part.name not in audio:
             continue
-        audio = np.sum(drums, axis=0) if part.stem == DRUMS else next(others)
         notes = [(n.onset, n.duration, n.pitch, np.clip(round(n.velocity * 127), 1, 127)) for n in part.notes]
-        level = whole_log_mel(audio.mean(axis=0), SAMPLE_RATE, settings)
+        level = whole_log_mel(audio[part.name].mean(axis=1), SAMPLE_RATE, settings)
         parts.append(
             StoredPart(part.name, part.stem, part.instrument, level.astype(np.float16), np.array(notes, np.float32))
         )
-    beats = np.array(score.beat_times, dtype=np.float64)
+    grid = song.grid
     return StoredSong(
-        "-".join(map(str, key)),
+        name,
         tuple(parts),
-        beats,
-        beats[:: score.meter.beats_per_bar],
+        np.array(grid.beats, np.float64),
+        np.array(grid.downbeats, np.float64),
         score.meter.beats_per_bar,
         score.swing,
         score.style,
         score.duration,
+        score.drummer,
     )
 
 
@@ -121,6 +118,7 @@ def write_song(path: Path, song: StoredSong) -> None:
         "swing": song.swing,
         "style": song.style,
         "duration": song.duration,
+        "drummer": song.drummer,
     }
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), "beats": song.beats, "downbeats": song.downbeats}
     for number, part in enumerate(song.parts):
@@ -152,38 +150,36 @@ def read_song(path: Path) -> StoredSong:
             about["swing"],
             about["style"],
             about["duration"],
+            about.get("drummer", ""),
         )
 
 
 def compose_store(
     folder: Path,
-    songs: int,
+    settings: DemoSettings,
+    features: FeatureSettings,
     *,
-    seed: int,
-    seconds: float,
-    bank: SoundBank,
-    settings: FeatureSettings,
+    invented: float = 1.0,
     on_song: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Compose and store the songs 0 … songs − 1 of a seed; those that are there are kept.
+    """Compose and store the songs of a set; those that are there are kept.
 
     Args:
         folder: made if it is not there.
-        songs: how many.
-        seed: of the composer.
-        seconds: of each song.
-        bank: where sounds come from.
-        settings: of the frames.
+        settings: of the set: how many songs, seed, seconds, sounds, drummers.
+        features: what is heard of them.
+        invented: share of the songs without a human drummer that are kept.
         on_song: called with the number of songs that are done.
 
     Raises:
         OSError: a song cannot be written.
+        StageError: sounds or drummers cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(songs):
-        path = folder / f"{seed}-{index:05d}.npz"
-        if not path.exists():
-            score = compose(seed, index, seconds)
-            if any(part.notes for part in score.parts):
-                write_song(path, song_from_score(score, bank, (seed, index), settings))
+    for index in range(settings.songs):
+        name = f"{settings.seed}-{index:05d}"
+        path = folder / f"{name}.npz"
+        wanted = invented >= 1 or chance(generator(settings.seed, index, "store"), invented)
+        if not path.exists() and (wanted or compose_song(settings, index).drummer):
+            write_song(path, listen_to(make_song(settings, index), name, features))
         on_song(index + 1)
