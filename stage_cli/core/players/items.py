@@ -54,7 +54,7 @@ class ItemSettings:
         known: that notes around a hidden stretch are shown to the ears.
         hidden: that some of the pen's past is hidden.
         tag: that a tag is told.
-        drummer: that a drummer's performance is the target, where one fits the song.
+        drummer: that a drummer's performance is the target instead of an invented one, where one fits the song.
         speed: the logarithm of the change of speed is even within ± this.
         gain: a part's gain is even within ± this, dB.
     """
@@ -97,7 +97,7 @@ def draw_item(
     seconds = steps / STEP_RATE
     speed = float(np.exp(rng.uniform(-settings.speed, settings.speed)))
     performance = None
-    if performances and rng.random() < settings.drummer:
+    if performances and not song.drummer and (rng.random() < settings.drummer or not song.has_notes):
         performance, speed = _find_performance(song, performances, settings, speed, rng)
     room = max(0.0, song.duration - seconds * speed)
     start = float(rng.uniform(0, room)) if rng.random() > 0.15 else -float(rng.uniform(0, 1.5))
@@ -117,7 +117,8 @@ def draw_item(
         jittered = jittered[int(rng.integers(2)) :: 2] if rng.random() < 0.5 else _doubled(jittered)
     grid = grid_channels(jittered if shown else None, bars if shown_bars else None, frames, rate)
 
-    is_known, weight = np.zeros(steps, bool), np.ones(steps, np.float32)
+    is_known = np.zeros(steps, bool)
+    weight = np.full(steps, song.has_notes or performance is not None, np.float32)
     if rng.random() < settings.known:
         length = int(rng.integers(2 * STEP_RATE, 6 * STEP_RATE))
         first = int(rng.integers(-length // 2, steps - length // 2))

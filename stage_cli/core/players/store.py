@@ -56,6 +56,7 @@ class StoredSong:
         style: name of the composer's style.
         duration: seconds.
         drummer: whose performance the drums are; "" where they are invented.
+        has_notes: False for recordings whose notes nobody knows: they are contexts for other drummers.
     """
 
     name: str
@@ -67,6 +68,7 @@ class StoredSong:
     style: str
     duration: float
     drummer: str = ""
+    has_notes: bool = True
 
 
 def listen_to(song: BandSong, name: str, settings: FeatureSettings) -> StoredSong:
@@ -119,6 +121,7 @@ def write_song(path: Path, song: StoredSong) -> None:
         "style": song.style,
         "duration": song.duration,
         "drummer": song.drummer,
+        "has_notes": song.has_notes,
     }
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), "beats": song.beats, "downbeats": song.downbeats}
     for number, part in enumerate(song.parts):
@@ -151,6 +154,7 @@ def read_song(path: Path) -> StoredSong:
             about["style"],
             about["duration"],
             about.get("drummer", ""),
+            about.get("has_notes", True),
         )
 
 
