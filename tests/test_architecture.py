@@ -201,3 +201,19 @@ def test_settings_import_nothing_heavy() -> None:
     ]
     script = "\n".join(f"import stage_cli.{module}" for module in settings)
     assert _loaded(script, "torch", "transformers", "numpy", "scipy", "huggingface_hub") == set()
+
+
+def test_the_core_knows_no_options() -> None:
+    """Its messages name fields; `cli/console.py` spells them as options. Only whole command lines name options."""
+    found = []
+    for name, path in MODULES.items():
+        if not name.startswith("core"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+                if re.search(r"(?<![\w-])--[a-z]", text) and not re.search(
+                    r"stage [a-z]|style=|pip install|launch", text
+                ):
+                    found.append(f"{name}: {text.strip().splitlines()[0]}")
+    assert found == []

@@ -375,7 +375,7 @@ def test_of_a_truncated_mp3_the_frames_really_decoded_count(tmp_path, cut):
     assert reader.info.frames == 144_000
     lost = 48_000 * cut * 8 / 152_000  # at no more than 152 kbit/s
     assert 144_000 - 3 * 1152 - 1.5 * lost < len(mono) == reader.stats.source_frames < 144_000
-    with pytest.raises(UsageError, match=rf"--start 2\.998 lies past the end .* {len(mono) / 48_000:.3f} s long"):
+    with pytest.raises(UsageError, match=rf"`start` 2\.998 lies past the end .* {len(mono) / 48_000:.3f} s long"):
         read(path, start=2.998)
 
 
@@ -409,7 +409,7 @@ def test_doubles_that_float32_cannot_hold_are_refused(tmp_path):
 @pytest.mark.parametrize("start", [2.0, 2.1, 1e300])
 def test_a_start_past_the_end_names_the_option_and_the_length(wav, start):
     for attempt in (read, lambda path, start: MonoReader(path, 32_000, start=start)):
-        with pytest.raises(UsageError, match=r"--start .* lies past the end of .*mix\.wav · the file is 2\.000 s long"):
+        with pytest.raises(UsageError, match=r"`start` .* lies past the end of .*mix\.wav · the file is 2\.000 s long"):
             attempt(wav[0], start=start)
 
 

@@ -130,7 +130,7 @@ def test_permissions_follow_the_umask(tmp_path, overwrite):
 
 def test_an_existing_file_is_kept_without_overwrite(tmp_path):
     (tmp_path / "a.wav").write_text("precious")
-    with pytest.raises(UsageError, match=r"a\.wav already exists · use --overwrite"):
+    with pytest.raises(UsageError, match=r"a\.wav already exists · use `overwrite`"):
         write(tmp_path / "a.wav", noise(10))
     assert (tmp_path / "a.wav").read_text() == "precious"
     assert not leftovers(tmp_path)
@@ -150,7 +150,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, hard_links
     writer.__enter__()
     writer.write(noise(10))
     (tmp_path / "a.wav").write_text("precious")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         writer.__exit__(None, None, None)
     assert (tmp_path / "a.wav").read_text() == "precious"
     assert not leftovers(tmp_path)
@@ -379,7 +379,7 @@ def test_a_length_that_was_announced_is_kept(tmp_path):
 
 
 def test_an_unknown_format(tmp_path):
-    with pytest.raises(UsageError, match="--format cannot be 'mp3' · choose wav or flac"):
+    with pytest.raises(UsageError, match="`format` cannot be 'mp3' · choose wav or flac"):
         AtomicAudioWriter(tmp_path / "a.mp3", 44_100, 2, "mp3")
 
 

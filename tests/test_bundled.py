@@ -190,5 +190,5 @@ def test_a_models_own_sampling_gives_way_to_the_users() -> None:
         StageConfig(metronome_sampling={"top_k": "all"})
     with pytest.raises(WeightsError, match=r"sampling\.topk"):
         config.for_model({"topk": 3}, [])
-    with pytest.raises(UsageError, match="--guidance"):
+    with pytest.raises(UsageError, match="`guidance`"):
         config.for_model({"guidance": -1.0}, [])

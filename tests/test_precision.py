@@ -34,9 +34,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_without_a_gpu() -> None:
     assert choose_device() == CPU
     assert choose_device("cpu") == CPU
-    with pytest.raises(DeviceError, match=r"--device cuda: there is no such device .*use --device cpu, or auto"):
+    with pytest.raises(DeviceError, match=r"`device` cuda: there is no such device .*use `device` cpu, or auto"):
         choose_device("cuda")
-    with pytest.raises(DeviceError, match=r"--device cuda:1: there is no such device"):
+    with pytest.raises(DeviceError, match=r"`device` cuda:1: there is no such device"):
         choose_device("cuda:1")
 
 
@@ -44,7 +44,7 @@ def test_devices_without_a_gpu() -> None:
 def test_devices_with_two_gpus() -> None:
     assert choose_device() == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(DeviceError, match=r"--device cuda:2: there is no such device .*CUDA devices here: 0 to 1"):
+    with pytest.raises(DeviceError, match=r"`device` cuda:2: there is no such device .*CUDA devices here: 0 to 1"):
         choose_device("cuda:2")
 
 
@@ -56,13 +56,13 @@ def test_mps(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
         assert runtime == Runtime(torch.device("mps"), "float32")
         assert runtime.codec_device == CPU  # there it returns garbled audio
     else:
-        with pytest.raises(DeviceError, match="--device mps: there is no such device"):
+        with pytest.raises(DeviceError, match="`device` mps: there is no such device"):
             choose_device("mps")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "xpu", "meta", "CPU", "cuda:-1"])
 def test_names_that_are_no_device(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"--device {name} is unknown · allowed: auto, cpu, cuda, cuda:N, mps"):
+    with pytest.raises(UsageError, match=rf"`device` {name} is unknown · allowed: auto, cpu, cuda, cuda:N, mps"):
         choose_device(name)
 
 
@@ -126,7 +126,7 @@ def test_precisions_that_are_refused_on_a_cpu(precision: str, multiple_of_32: bo
 
 @pytest.mark.usefixtures("two_gpus")
 def test_int8_is_for_the_cpu() -> None:
-    with pytest.raises(UsageError, match=r"--precision int8 is not possible here · it is for the CPU"):
+    with pytest.raises(UsageError, match=r"`precision` int8 is not possible here · it is for the CPU"):
         choose_runtime("cuda", "int8", parameters=10**9, multiple_of_32=True)
     assert choose_runtime("cuda", "float16", parameters=1, multiple_of_32=False).dtype == torch.float16
 

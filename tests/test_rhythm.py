@@ -138,5 +138,5 @@ def test_no_beats_are_silence():
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_metronome_of_no_length_is_refused(duration):
-    with pytest.raises(UsageError, match="--duration"):
+    with pytest.raises(UsageError, match="`duration`"):
         metronome(BeatGrid((0.0,), ()), duration, RATE)

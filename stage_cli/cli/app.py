@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from stage_cli import __version__
 from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, signals, train
-from stage_cli.cli.console import print_error, print_note
+from stage_cli.cli.console import Command, print_error, print_note
 from stage_cli.errors import StageError
 
 INTERRUPTED = 130
@@ -57,13 +57,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("generate")(generate.generate)
-app.command("demo-data")(demo_data.demo_data)
-app.command("prepare-data")(prepare_data.prepare_data)
-app.command("prepare", hidden=True)(prepare_data.prepare_data)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("bench")(bench.bench)
+app.command("generate", cls=Command)(generate.generate)
+app.command("demo-data", cls=Command)(demo_data.demo_data)
+app.command("prepare-data", cls=Command)(prepare_data.prepare_data)
+app.command("prepare", cls=Command, hidden=True)(prepare_data.prepare_data)
+app.command("train", cls=Command)(train.train)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("bench", cls=Command)(bench.bench)
 app.add_typer(models.app, name="models")
 
 

@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from typer.core import TyperCommand
+
 from stage_cli.cli.signals import checked
 from stage_cli.errors import StageError
 
+_FIELD = re.compile(r"`([a-z][a-z_]*)`")
 _PHASES = {"read": "reading", "generate": "writing"}
+
+# What the running command calls the fields that the core names: {"top_k": "--top-k"}.
+_options: dict[str, str] = {}
+
+
+class Command(TyperCommand):
+    """A command whose options the messages name as they are typed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        _options.clear()
+        for parameter in self.params:
+            spelled = next((name for name in parameter.opts if name.startswith("--")), None)
+            if spelled is not None:
+                names = {parameter.name or "", *(name.lstrip("-").replace("-", "_") for name in parameter.opts)}
+                _options.update(dict.fromkeys(names, spelled))
+        return super().invoke(ctx)
+
+
+def as_typed(text: str) -> str:
+    """Turn the fields that a message of the core names, such as `top_k` in backticks, into options of the command."""
+    return _FIELD.sub(lambda match: _options.get(match[1], match[0]), text)
 
 
 def print_error(error: StageError, *, subject: str = "") -> None:
     """Say what happened, why, and what to do next, each on its own line."""
     head = f"{subject}: " if subject else ""
-    _stderr(f"Error: {head}{error.what}", style="bold red")
+    _stderr(f"Error: {head}{as_typed(error.what)}", style="bold red")
     if error.why:
-        _stderr(f"  why:  {error.why}")
+        _stderr(f"  why:  {as_typed(error.why)}")
     if error.next_step:
-        _stderr(f"  next: {error.next_step}")
+        _stderr(f"  next: {as_typed(error.next_step)}")
 
 
 def print_note(text: str) -> None:
     """Say something on stderr that is no result."""
-    _stderr(text, style="dim" if sys.stderr.isatty() else "")
+    _stderr(as_typed(text), style="dim" if sys.stderr.isatty() else "")
 
 
 def print_json(values: Any) -> None:

@@ -16,7 +16,7 @@ app = typer.Typer(help="List, show, pull, import, merge and push models.", no_ar
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.")]
 
 
-@app.command("list")
+@app.command("list", cls=console.Command)
 def list_models(json: JsonOption = False) -> None:
     """List your own models and those that can be fetched by name."""
     from stage_cli.core.weights.inspection import list_models as summaries
@@ -38,7 +38,7 @@ def list_models(json: JsonOption = False) -> None:
         console.print_table(("name", "stem", "size", "licence", "where", "note"), rows, right=(2,))
 
 
-@app.command("show")
+@app.command("show", cls=console.Command)
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
     from stage_cli.core.codec.config import CodecConfig
@@ -82,7 +82,7 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
     console.print_table(("", ""), rows)
 
 
-@app.command("pull")
+@app.command("pull", cls=console.Command)
 def pull_model(name: NameArgument) -> None:
     """Fetch a model, its text encoder, and an adapter's base, into the Hub's cache, so that it works offline."""
     from stage_cli.core.weights.checkpoint import plan_directory
@@ -97,7 +97,7 @@ def pull_model(name: NameArgument) -> None:
     typer.echo(directory)
 
 
-@app.command("import")
+@app.command("import", cls=console.Command)
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="STAGE, audiocraft or transformers checkpoint.")],
     stem: Annotated[str | None, typer.Option("--stem", "-s", help="Stem that it writes.")] = None,
@@ -133,7 +133,7 @@ def import_model(
     typer.echo(target)
 
 
-@app.command("merge")
+@app.command("merge", cls=console.Command)
 def merge_model(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run with [lora], an adapter, or a Hub id.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to make.")],
@@ -166,7 +166,7 @@ def merge_model(
     typer.echo(output)
 
 
-@app.command("push")
+@app.command("push", cls=console.Command)
 def push_model(
     name: NameArgument,
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hub; made if it is new.")],

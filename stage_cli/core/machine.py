@@ -132,9 +132,9 @@ def worker_pool(jobs: int) -> Generator[ProcessPoolExecutor]:
         yield executor
     except BrokenProcessPool:
         raise StageError(
-            "a process of --jobs was killed",
+            "a process of `jobs` was killed",
             why="perhaps it ran out of memory",
-            next_step="run the same command again with fewer --jobs: it goes on where it stopped",
+            next_step="run the same command again with fewer `jobs`: it goes on where it stopped",
         ) from None
     except BaseException:
         # Not by an exception in them: one that arrives in a callback of libsndfile would be lost.

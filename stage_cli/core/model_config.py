@@ -55,7 +55,7 @@ class StageConfig:
                 f"The codec has {self.codec.codebooks} codebooks of {self.codec.codebook_size}, the language model "
                 f"{self.lm.codebooks} of {self.lm.codebook_size}",
                 why="they were not made for each other",
-                next_step="import the checkpoint with the codec that it was trained with (--base)",
+                next_step="import the checkpoint with the codec that it was trained with (`base`)",
             )
         for name in ("stem", "text_encoder", "licence", "base", "note"):
             value = getattr(self, name)

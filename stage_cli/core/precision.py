@@ -72,18 +72,18 @@ def choose_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name} is unknown", why="allowed: auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(f"`device` {name} is unknown", why="allowed: auto, cpu, cuda, cuda:N, mps")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
             why = "this build of torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
             raise DeviceError(
-                f"--device {name}: there is no such device", why=why, next_step="use --device cpu, or auto"
+                f"`device` {name}: there is no such device", why=why, next_step="use `device` cpu, or auto"
             )
         if (device.index or 0) >= count:
-            raise DeviceError(f"--device {name}: there is no such device", why=f"CUDA devices here: 0 to {count - 1}")
+            raise DeviceError(f"`device` {name}: there is no such device", why=f"CUDA devices here: 0 to {count - 1}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps: there is no such device", next_step="use --device cpu, or auto")
+        raise DeviceError("`device` mps: there is no such device", next_step="use `device` cpu, or auto")
     return device
 
 
@@ -133,12 +133,12 @@ def choose_runtime(
         pays = parameters >= SMALL_MODEL or (rounded and multiplies_bytes())
         return Runtime(place, "int8" if place.type == "cpu" and multiple_of_32 and pays else "float32")
     if precision not in get_args(Precision):
-        raise UsageError(f"--precision {precision} is unknown", why=f"allowed: auto, {', '.join(get_args(Precision))}")
+        raise UsageError(f"`precision` {precision} is unknown", why=f"allowed: auto, {', '.join(get_args(Precision))}")
     if precision == "int8" and (place.type != "cpu" or not multiple_of_32):
         why = "it is for the CPU" if place.type != "cpu" else "this model's widths are not multiples of 32"
-        raise UsageError("--precision int8 is not possible here", why=why, next_step="use --precision auto")
+        raise UsageError("`precision` int8 is not possible here", why=why, next_step="use `precision` auto")
     if precision == "float16" and place.type == "cpu":
         raise UsageError(
-            "--precision float16 is not possible on a CPU", next_step="use --precision bfloat16, int8 or auto"
+            "`precision` float16 is not possible on a CPU", next_step="use `precision` bfloat16, int8 or auto"
         )
     return Runtime(place, cast("Precision", precision))

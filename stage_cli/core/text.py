@@ -38,7 +38,7 @@ class TextEncoder:
             raise WeightsError(
                 f"{directory} holds no tokenizer",
                 why=f"neither of {', '.join(_TOKENIZERS)} is in it",
-                next_step="generate without --description, or fetch the model again",
+                next_step="generate without `description`, or fetch the model again",
             )
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -47,7 +47,7 @@ class TextEncoder:
             raise WeightsError(
                 f"{directory} holds no usable T5 text encoder",
                 why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-                next_step="generate without --description, or fetch the model again",
+                next_step="generate without `description`, or fetch the model again",
             ) from None
 
     @property

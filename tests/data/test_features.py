@@ -344,7 +344,7 @@ class TestBeatThis:
 class TestTags:
     def test_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(StageError, match=r"--tags needs onnxruntime.*pip install \"stage-cli\[tags\]\""):
+        with pytest.raises(StageError, match=r"`tags` needs onnxruntime.*pip install \"stage-cli\[tags\]\""):
             tags.require_onnxruntime()
 
     def test_missing_models(self, tmp_path: Path) -> None:

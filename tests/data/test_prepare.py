@@ -468,14 +468,14 @@ class TestShards:
 
     @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "-1/3", "a/b", "1/2/3", "", "1.0/2", "１/2"])
     def test_wrong_shards(self, text: str) -> None:
-        with pytest.raises(UsageError, match="--shard cannot be"):
+        with pytest.raises(UsageError, match="`shard` cannot be"):
             Shard.parse(text)
 
 
 def test_wrong_settings(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--beats cannot be 'madmom'.*essentia, beat-this, annotations"):
+    with pytest.raises(UsageError, match=r"`beats` cannot be 'madmom'.*essentia, beat-this, annotations"):
         PrepareSettings(beats="madmom")
-    with pytest.raises(UsageError, match="--tags: there is no folder"):
+    with pytest.raises(UsageError, match="`tags`: there is no folder"):
         PrepareSettings(tags=tmp_path / "missing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is not a folder"):

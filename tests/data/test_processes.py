@@ -57,7 +57,7 @@ class TestInOrder:
             list(in_order(fail, ["not this"], jobs))
 
     def test_a_killed_worker(self) -> None:
-        with pytest.raises(StageError, match=r"a process of --jobs was killed .* fewer --jobs"), worker_pool(2) as pool:
+        with pytest.raises(StageError, match=r"a process of `jobs` was killed .* fewer `jobs`"), worker_pool(2) as pool:
             pool.submit(os.abort).result()
 
     def test_an_error_in_the_block_ends_the_workers_at_once(self) -> None:

@@ -226,7 +226,7 @@ class TestParts:
     def test_a_missing_part_is_told(self, root: Path, tmp_path: Path) -> None:
         for index in (1, 3):
             self.write(root, tmp_path / "shards", index, 3)
-        with pytest.raises(StageError, match=r"2 of 3 parts are whole, number 2 is not .* --shard 2/3 --shards .*"):
+        with pytest.raises(StageError, match=r"2 of 3 parts are whole, number 2 is not .* `shard` 2/3 `shards` .*"):
             find_songs([tmp_path / "shards"])
 
     def test_two_divisions_do_not_mix(self, root: Path, tmp_path: Path) -> None:

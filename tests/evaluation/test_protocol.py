@@ -201,7 +201,7 @@ def test_folders_of_others_are_left_alone(config: Configured, tmp_path: Path) ->
         with pytest.raises(UsageError, match=r"thesis holds other files · chapter\.txt is of no report"):
             evaluate(config(out=tmp_path / "thesis", overwrite=overwrite))
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
-    with pytest.raises(UsageError, match=r"--out .*chapter\.txt is a file"):
+    with pytest.raises(UsageError, match=r"`out` .*chapter\.txt is a file"):
         evaluate(config(out=tmp_path / "thesis" / "chapter.txt"))
 
 

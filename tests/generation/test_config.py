@@ -82,9 +82,9 @@ def test_one_of_advance_and_lookahead_makes_room_for_the_other(
 
 
 def test_both_are_refused_where_neither_may_make_room() -> None:
-    with pytest.raises(UsageError, match=r"--advance 0\.8 and --lookahead 0\.3 are more than the window"):
+    with pytest.raises(UsageError, match=r"`advance` 0\.8 and `lookahead` 0\.3 are more than the window"):
         GenerationConfig.of_chosen({"advance": 0.8, "lookahead": 0.3})
-    with pytest.raises(UsageError, match=r"--advance 0\.8 and --lookahead 0\.3 are more than the window"):
+    with pytest.raises(UsageError, match=r"`advance` 0\.8 and `lookahead` 0\.3 are more than the window"):
         GenerationConfig().for_model({"advance": 0.8, "lookahead": 0.3}, ())
     for name, value in (("advance", 1.2), ("advance", 0), ("lookahead", 1), ("lookahead", -0.2)):
         with pytest.raises(UsageError, match=rf"--{name} {value} is not possible"):

@@ -199,13 +199,13 @@ def test_unknown_keys_are_named_with_what_is_allowed(load, text, message):
     ],
 )
 def test_values_are_checked_and_the_option_is_named(load, change, message):
-    with pytest.raises(UsageError, match=rf"^--set {re.escape(change)}: .*{message}"):
+    with pytest.raises(UsageError, match=rf"^`set` {re.escape(change)}: .*{message}"):
         load(MINIMAL, "train.clip_at=2", change)
 
 
 @pytest.mark.parametrize("change", ["", "=", "=5", "steps=5", "train.steps", "train.=5", ".steps=5"])
 def test_changes_have_a_form(load, change):
-    with pytest.raises(UsageError, match=r"--set .*is not of the form table\.key=value .*--set train\.steps=100"):
+    with pytest.raises(UsageError, match=r"`set` .*is not of the form table\.key=value .*`set` train\.steps=100"):
         load(MINIMAL, change)
 
 

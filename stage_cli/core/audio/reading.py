@@ -225,9 +225,9 @@ class _Level:
 
 def _check_range(start: float, duration: float | None) -> None:
     if not (math.isfinite(start) and start >= 0):
-        raise UsageError(f"--start cannot be {start:g}", next_step="give the seconds to skip, 0 or more")
+        raise UsageError(f"`start` cannot be {start:g}", next_step="give the seconds to skip, 0 or more")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
-        raise UsageError(f"--duration cannot be {duration:g}", next_step="give a number of seconds above 0")
+        raise UsageError(f"`duration` cannot be {duration:g}", next_step="give a number of seconds above 0")
 
 
 def _frame(seconds: float, sample_rate: int) -> int:
@@ -237,9 +237,9 @@ def _frame(seconds: float, sample_rate: int) -> int:
 
 def _past_the_end(path: Path, start: float, duration: float) -> UsageError:
     return UsageError(
-        f"--start {start:g} lies past the end of {display_name(path)}",
+        f"`start` {start:g} lies past the end of {display_name(path)}",
         why=f"the file is {duration:.3f} s long",
-        next_step=f"give a --start below {duration:.3f}",
+        next_step=f"give a `start` below {duration:.3f}",
     )
 
 

@@ -128,7 +128,7 @@ class AtomicAudioWriter:
         size = (self.frames_written + len(columns)) * self.channels * _BYTES_PER_SAMPLE[self.subtype]
         if self.format == "wav" and size > _LARGEST_WAV and not self._needs_rf64:
             raise AudioError(
-                f"cannot write {self.name}", why="a WAV file ends at 4 GiB", next_step="write FLAC: --format flac"
+                f"cannot write {self.name}", why="a WAV file ends at 4 GiB", next_step="write FLAC: `format` flac"
             )
         try:
             with self._guard:
@@ -168,14 +168,14 @@ class AtomicAudioWriter:
 
     def _check_format(self) -> None:
         if self.format not in OUTPUT_FORMATS:
-            raise UsageError(f"--format cannot be {self.format!r}", next_step=f"choose {' or '.join(OUTPUT_FORMATS)}")
+            raise UsageError(f"`format` cannot be {self.format!r}", next_step=f"choose {' or '.join(OUTPUT_FORMATS)}")
         # FLAC's frame headers hold a rate in Hz up to 16 bits, above in tens of Hz (RFC 9639, section 9.1.2).
         rate_fits = self.sample_rate <= 65_535 or (self.sample_rate <= _FLAC_RATE and self.sample_rate % 10 == 0)
         if self.format == "flac" and not (rate_fits and self.channels <= _FLAC_CHANNELS):
             raise AudioError(
                 f"cannot write {self.name}",
                 why=f"FLAC does not hold {self.channels} channels at {self.sample_rate} Hz",
-                next_step="write WAV: --format wav",
+                next_step="write WAV: `format` wav",
             )
 
     def _check_target(self) -> None:
@@ -218,7 +218,7 @@ class AtomicAudioWriter:
         self._delete_part()
 
     def _exists(self) -> UsageError:
-        return UsageError(f"{self.name} already exists", next_step="use --overwrite to replace it, or another name")
+        return UsageError(f"{self.name} already exists", next_step="use `overwrite` to replace it, or another name")
 
     def _unwritable(self, error: Exception) -> AudioError:
         return unwritable(self.name, error)
@@ -350,7 +350,7 @@ class GrowingWav:
             raise UsageError(
                 f"{name} already exists",
                 why="another run is writing it, or was killed while it did",
-                next_step="use --overwrite to replace it, or another name",
+                next_step="use `overwrite` to replace it, or another name",
             ) from error
         except (OSError, ValueError) as error:
             raise unwritable(name, error) from error

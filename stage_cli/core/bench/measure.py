@@ -139,7 +139,7 @@ class Job:
 
     Attributes:
         directory: of the model, which lies on this machine.
-        device: as `stage generate --device`.
+        device: as `device` of `stage generate`.
         precision: of the language model.
         context: an audio file.
         seconds: of it that are accompanied.
@@ -212,7 +212,7 @@ def in_fresh_process(function: Callable[..., _Made], *arguments: object) -> _Mad
             raise DeviceError(
                 "the process that measures was killed",
                 why="perhaps this machine has too little memory for it",
-                next_step="try a smaller model, --precision int8 or bfloat16, or fewer --variations",
+                next_step="try a smaller model, `precision` int8 or bfloat16, or fewer `variations`",
             ) from None
 
 

@@ -194,7 +194,7 @@ def _bundled() -> str:
     stems = sorted(bundled_stems(), key=lambda stem: stem != DEFAULT_STEM)
     name = bundled_name(stems[0]) if stems else None
     if name is None:
-        raise UsageError("No model comes with stage-cli: --model is missing", next_step="give one, or --random SIZE")
+        raise UsageError("No model comes with stage-cli: `model` is missing", next_step="give one, or `random` SIZE")
     return name
 
 

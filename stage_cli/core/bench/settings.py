@@ -36,10 +36,10 @@ class BenchConfig:
     """One run of `stage bench`.
 
     Attributes:
-        model: name, as `stage generate --model` takes it; None is a bundled one.
+        model: name, as `model` of `stage generate` takes it; None is a bundled one.
         random: a name of `SIZES` instead: random weights of that size.
-        device: as `stage generate --device`.
-        precisions: as `stage generate --precision`, each of them measured.
+        device: as `device` of `stage generate`.
+        precisions: as `precision` of `stage generate`, each of them measured.
         duration: seconds of audio that are written.
         variations: also measured beside one, if there are more.
         lengths: seconds of audio whose cost is measured one by one; none if empty.
@@ -50,7 +50,7 @@ class BenchConfig:
         command: as it was typed.
 
     Raises:
-        UsageError: a value or a combination is not allowed; the error names the option.
+        UsageError: a value or a combination is not allowed; the error names the field.
     """
 
     model: str | None = None
@@ -68,17 +68,17 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.model is not None and self.random is not None:
-            raise UsageError("--model and --random name two models", next_step="leave one of them out")
+            raise UsageError("`model` and `random` name two models", next_step="leave one of them out")
         if self.random is not None and self.random not in SIZES:
-            raise UsageError(f"--random {self.random} is unknown", why=f"allowed: {', '.join(SIZES)}")
+            raise UsageError(f"`random` {self.random} is unknown", why=f"allowed: {', '.join(SIZES)}")
         if not self.precisions:
-            raise UsageError("--precision is empty", next_step="leave it out, or give for example: float32,int8")
-        _check_seconds("--duration", self.duration)
+            raise UsageError("`precision` is empty", next_step="leave it out, or give for example: float32,int8")
+        _check_seconds("duration", self.duration)
         GenerationConfig(variations=self.variations)
         for length in self.lengths:
-            _check_seconds("--lengths", length)
+            _check_seconds("lengths", length)
         if not 1 <= self.repeats <= MOST_REPEATS:
-            raise UsageError(f"--repeats {self.repeats} is not possible", why=f"allowed: 1 to {MOST_REPEATS}")
+            raise UsageError(f"`repeats` {self.repeats} is not possible", why=f"allowed: 1 to {MOST_REPEATS}")
         object.__setattr__(self, "lengths", tuple(sorted(set(self.lengths))))
         if self.plot is not None:
             self._check_plot(self.plot)
@@ -90,13 +90,13 @@ class BenchConfig:
 
     def _check_plot(self, path: Path) -> None:
         if not self.lengths:
-            raise UsageError("--plot draws the cost of --lengths", next_step="add for example: --lengths 30,60,120")
+            raise UsageError("`plot` draws the cost of `lengths`", next_step="add for example: `lengths` 30,60,120")
         if path.suffix.lower() != ".png":
-            raise UsageError(f"--plot {path} is no PNG file", next_step="give a name that ends in .png")
+            raise UsageError(f"`plot` {path} is no PNG file", next_step="give a name that ends in .png")
         if not path.parent.is_dir():
-            raise UsageError(f"--plot {path}: there is no folder {path.parent}")
+            raise UsageError(f"`plot` {path}: there is no folder {path.parent}")
         if path.exists() and not self.overwrite:
-            raise UsageError(f"{path} already exists", next_step="use --overwrite to replace it, or another --plot")
+            raise UsageError(f"{path} already exists", next_step="use `overwrite` to replace it, or another `plot`")
 
 
 def split_names(texts: Iterable[str]) -> tuple[str, ...]:
@@ -117,12 +117,12 @@ def parse_lengths(text: str) -> tuple[float, ...]:
             lengths.append(float(part))
         except ValueError:
             raise UsageError(
-                f"--lengths {text}: '{part.strip()}' is no number",
-                next_step="give seconds with commas between them: --lengths 30,60,120",
+                f"`lengths` {text}: '{part.strip()}' is no number",
+                next_step="give seconds with commas between them: `lengths` 30,60,120",
             ) from None
     return tuple(lengths)
 
 
-def _check_seconds(option: str, value: float) -> None:
+def _check_seconds(field: str, value: float) -> None:
     if not math.isfinite(value) or not SHORTEST <= value <= LONGEST:
-        raise UsageError(f"{option} {value:g} is not possible", why=f"allowed: {SHORTEST:g} to {LONGEST:g} seconds")
+        raise UsageError(f"`{field}` {value:g} is not possible", why=f"allowed: {SHORTEST:g} to {LONGEST:g} seconds")

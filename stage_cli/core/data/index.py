@@ -89,7 +89,7 @@ def read_shards(root: Path) -> list[IndexedSong]:
         raise StageError(
             f"the shards in {display_name(root)} are unfinished",
             why=f"{len(finished)} of {counts[0]} parts are whole, number {missing} is not",
-            next_step=f"run stage prepare-data with --shard {missing}/{counts[0]} --shards {display_name(root)}",
+            next_step=f"run stage prepare-data with `shard` {missing}/{counts[0]} `shards` {display_name(root)}",
         )
     return [song for path in parts for song in _read_set(path)]
 

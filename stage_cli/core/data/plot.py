@@ -34,7 +34,7 @@ def plot_song(folder: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise StageError("--plot needs matplotlib", why=str(error), next_step="pip install matplotlib") from None
+        raise StageError("`plot` needs matplotlib", why=str(error), next_step="pip install matplotlib") from None
     stems = list(features.stems)
     # Not pyplot: it keeps figures, and asks for a display.
     figure = Figure(figsize=(14, 1.2 + _STEM_HEIGHT * len(stems)), layout="constrained")

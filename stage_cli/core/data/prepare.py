@@ -314,7 +314,7 @@ def _rhythm_and_key(song: Song, measured: _Measured, settings: PrepareSettings) 
     noted = song.annotations
     if noted is None or not noted.beats:
         raise StageError(
-            f"{song.id} has no annotated beats", next_step="use --beats essentia, which finds them in the audio"
+            f"{song.id} has no annotated beats", next_step="use `beats` essentia, which finds them in the audio"
         )
     return Rhythm(
         bpm=noted.bpm if noted.bpm is not None else rhythm.tempo(noted.beats),
@@ -357,7 +357,7 @@ def _refuse_another(path: Path) -> None:
                 raise StageError(
                     f"{display_name(path)} is not by stage prepare-data",
                     why="it would be replaced",
-                    next_step="move it away, or write elsewhere: --output DIR",
+                    next_step="move it away, or write elsewhere: `output` DIR",
                 )
 
 

@@ -44,11 +44,11 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         if self.beats not in BEAT_SOURCES:
-            raise UsageError(f"--beats cannot be {self.beats!r}", next_step=f"allowed: {', '.join(BEAT_SOURCES)}")
+            raise UsageError(f"`beats` cannot be {self.beats!r}", next_step=f"allowed: {', '.join(BEAT_SOURCES)}")
         if self.tags is not None and not self.tags.is_dir():
-            raise UsageError(f"--tags: there is no folder {self.tags}", next_step="name the folder of the models")
+            raise UsageError(f"`tags`: there is no folder {self.tags}", next_step="name the folder of the models")
         if self.output is not None and self.output.exists() and not self.output.is_dir():
-            raise UsageError(f"--output {self.output} is not a folder", next_step="name a folder")
+            raise UsageError(f"`output` {self.output} is not a folder", next_step="name a folder")
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +84,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--shard cannot be {text!r}", next_step="give I/N with I from 1 to N, for example 2/8")
+            raise UsageError(f"`shard` cannot be {text!r}", next_step="give I/N with I from 1 to N, for example 2/8")
         return cls(int(match[1]), int(match[2]))
 
     def take(self, songs: Sequence[_Song]) -> list[_Song]:
@@ -97,7 +97,7 @@ WHOLE_SET = Shard()
 
 
 def check_shard_settings(output: Path, sample_rate: int | None) -> None:
-    """Check the options of `stage prepare-data --shards`.
+    """Check how shards are to be written.
 
     Args:
         output: folder of the shards.
@@ -108,11 +108,11 @@ def check_shard_settings(output: Path, sample_rate: int | None) -> None:
     """
     if re.fullmatch(r"\d+/\d+", str(output), re.ASCII) and not output.is_dir():
         raise UsageError(
-            f"--shards {output} names a folder for shards",
-            next_step=f"--shard {output} prepares a part of the set; --shards ./{output} is a folder",
+            f"`shards` {output} names a folder for shards",
+            next_step=f"`shard` {output} prepares a part of the set; `shards` ./{output} is a folder",
         )
     if sample_rate is not None and not LOWEST_SHARD_RATE <= sample_rate <= HIGHEST_SHARD_RATE:
         raise UsageError(
-            f"--shards-rate cannot be {sample_rate}",
+            f"`shards_rate` cannot be {sample_rate}",
             next_step=f"allowed: {LOWEST_SHARD_RATE} to {HIGHEST_SHARD_RATE} Hz, the codec's is 32000",
         )

@@ -73,14 +73,14 @@ class ReportFolder:
                 raise UsageError(
                     f"{display_name(self.path)} holds a report of other settings",
                     why=f"{name.replace('_', ' ')} is {found.get(name)} there, {wanted.get(name)} here",
-                    next_step="use --overwrite to throw it away, or another --out",
+                    next_step="use `overwrite` to throw it away, or another `out`",
                 )
             self._clear()
         elif found is None and (others := self._others()):
             raise UsageError(
                 f"{display_name(self.path)} holds other files",
                 why=f"{others[0]} is of no report",
-                next_step="name an empty or a new folder as --out",
+                next_step="name an empty or a new folder as `out`",
             )
         if found != wanted:
             write_text(self.path / SETTINGS_FILE, json.dumps(wanted, indent=1) + "\n")
@@ -101,7 +101,7 @@ class ReportFolder:
             StageError: the folder cannot be made.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"--out {display_name(self.path)} is a file", next_step="name a folder")
+            raise UsageError(f"`out` {display_name(self.path)} is a file", next_step="name a folder")
         existed = self.path.is_dir()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class ReportFolder:
             if not lock_file(handle):
                 raise UsageError(
                     f"another process is writing {display_name(self.path)}",
-                    next_step="wait for it, or choose another --out",
+                    next_step="wait for it, or choose another `out`",
                 )
             yield
         finally:
@@ -162,7 +162,7 @@ def _unwritable(path: Path, error: OSError) -> StageError:
     return StageError(
         f"cannot write to {display_name(path)}",
         why=error.strerror or str(error),
-        next_step="free some space, or choose another --out",
+        next_step="free some space, or choose another `out`",
     )
 
 
@@ -404,7 +404,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
         raise StageError(
             f"cannot write {display_name(path)}",
             why=error.strerror or str(error),
-            next_step="free some space, or choose another --out",
+            next_step="free some space, or choose another `out`",
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ EMBEDDINGS = ("codec", "clap", "mert", "vggish")
 """The names that `load_embedding` knows."""
 
 CLIP_SECONDS = 10.0
-"""Length of clips, as published, unless `--seconds` says otherwise."""
+"""Length of clips, as published, unless `seconds` says otherwise."""
 
 _DATA = DataConfig(root=("unread",))  # its defaults are those of the training
 
@@ -36,7 +36,7 @@ class EvaluationConfig:
     Attributes:
         out: folder of the report.
         stem: that is evaluated.
-        models: names, as `stage generate --model` takes them.
+        models: names, as `model` of `stage generate` takes them.
         data: folders of prepared songs.
         context: "mix", "metronome" or "both", of prepared songs.
         chunks: clips of each song.
@@ -57,14 +57,14 @@ class EvaluationConfig:
         generation: guidance, sampling, and the seed of everything that is drawn.
         chosen: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
             own default goes before the others. None is all of them.
-        device: as `stage generate --device`.
-        precision: as `stage generate --precision`.
+        device: as `device` of `stage generate`.
+        precision: as `precision` of `stage generate`.
         offline: use only files that are on this machine.
         overwrite: throw away a report of other settings.
         command: as it was typed, for the report.
 
     Raises:
-        UsageError: a value or a combination is not allowed; the error names the option.
+        UsageError: a value or a combination is not allowed; the error names the field.
     """
 
     out: Path
@@ -97,24 +97,24 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stem", parse_stem(self.stem))
-        _choice("--context", self.context, CONTEXTS)
-        _choice("--tracker", self.tracker, TRACKERS)
-        _choice("--split", self.split, SPLITS)
-        _number("--chunks", self.chunks, 1, 1000)
+        _choice("context", self.context, CONTEXTS)
+        _choice("tracker", self.tracker, TRACKERS)
+        _choice("split", self.split, SPLITS)
+        _number("chunks", self.chunks, 1, 1000)
         if self.songs is not None:
-            _number("--songs", self.songs, 1, 1_000_000)
+            _number("songs", self.songs, 1, 1_000_000)
         if self.seconds is not None:
-            _number("--seconds", self.seconds, 1, 600)
+            _number("seconds", self.seconds, 1, 600)
             object.__setattr__(self, "seconds", float(self.seconds))  # 6 and 6.0 are one setting
         names = [spec.partition("=")[0] for spec in self.embedding_specs]
         for name in names:
-            _choice("--embedding", name, EMBEDDINGS)
+            _choice("embedding", name, EMBEDDINGS)
         if len(set(names)) < len(names):
-            raise UsageError("--embedding names one embedding twice", why=f"given: {', '.join(self.embedding_specs)}")
+            raise UsageError("`embedding` names one embedding twice", why=f"given: {', '.join(self.embedding_specs)}")
         self._check_source()
-        for option, path in (("--cocola", self.cocola), ("--validation-file", self.validation_file)):
+        for name, path in (("cocola", self.cocola), ("validation_file", self.validation_file)):
             if path is not None and not path.is_file():
-                raise UsageError(f"{option}: there is no file {path}")
+                raise UsageError(f"`{name}`: there is no file {path}")
 
     @property
     def source(self) -> str:
@@ -144,7 +144,7 @@ class EvaluationConfig:
 
     @property
     def embedding_specs(self) -> tuple[str, ...]:
-        """What `--embedding` gives, or its default."""
+        """What `embedding` gives, or its default."""
         if self.embeddings is not None:
             return self.embeddings
         return ("codec",) if self.models else ()
@@ -186,9 +186,9 @@ class EvaluationConfig:
         given = [
             name
             for name, there in (
-                ("--data", bool(self.data)),
-                ("--context DIR", self.context_folder is not None),
-                ("--metronome-set", self.metronome_set),
+                ("`data`", bool(self.data)),
+                ("`context` DIR", self.context_folder is not None),
+                ("`metronome_set`", self.metronome_set),
             )
             if there
         ]
@@ -197,31 +197,31 @@ class EvaluationConfig:
         if not given:
             raise UsageError(
                 "There is nothing to evaluate on",
-                next_step="give prepared songs (--data), a folder of contexts (--context DIR), or --metronome-set",
+                next_step="give prepared songs (`data`), a folder of contexts (`context` DIR), or `metronome_set`",
             )
         if self.generated and self.context_folder is None:
             raise UsageError(
-                "--generated needs the contexts that its stems were made for", next_step="give --context DIR"
+                "`generated` needs the contexts that its stems were made for", next_step="give `context` DIR"
             )
         if not self.generated and not self.models:
-            raise UsageError("There is nothing to evaluate", next_step="give --model, or --generated DIR --context DIR")
+            raise UsageError("There is nothing to evaluate", next_step="give `model`, or `generated` DIR `context` DIR")
         if self.reference is not None and self.context_folder is None:
-            raise UsageError("--reference goes with --context DIR", why="prepared songs bring their own true stems")
-        folders: list[tuple[str, Path | None]] = [("--generated", path) for path in self.generated]
-        folders += [("--context", self.context_folder), ("--reference", self.reference)]
-        for option, path in folders:
+            raise UsageError("`reference` goes with `context` DIR", why="prepared songs bring their own true stems")
+        folders: list[tuple[str, Path | None]] = [("generated", path) for path in self.generated]
+        folders += [("context", self.context_folder), ("reference", self.reference)]
+        for name, path in folders:
             if path is not None and not path.is_dir():
-                raise UsageError(f"{option}: there is no folder {path}")
-        for option, entries in (("--model", self.models), ("--generated", self.generated)):
+                raise UsageError(f"`{name}`: there is no folder {path}")
+        for name, entries in (("model", self.models), ("generated", self.generated)):
             if len(set(entries)) < len(entries):
-                raise UsageError(f"{option} names one thing twice", why=f"given: {', '.join(map(str, entries))}")
+                raise UsageError(f"`{name}` names one thing twice", why=f"given: {', '.join(map(str, entries))}")
 
 
-def _choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+def _choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{option} cannot be {value!r}", next_step=f"allowed: {', '.join(choices)}")
+        raise UsageError(f"`{field}` cannot be {value!r}", next_step=f"allowed: {', '.join(choices)}")
 
 
-def _number(option: str, value: float, low: float, high: float) -> None:
+def _number(field: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
-        raise UsageError(f"{option} cannot be {value:g}", next_step=f"allowed: {low:g} to {high:g}")
+        raise UsageError(f"`{field}` cannot be {value:g}", next_step=f"allowed: {low:g} to {high:g}")

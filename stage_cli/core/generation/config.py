@@ -39,19 +39,19 @@ class GenerationConfig:
     lookahead: float = 0.0
 
     def __post_init__(self) -> None:
-        _within("--guidance", self.guidance, 0, 100)
-        _within("--temperature", self.temperature, 0, 10)
-        _within("--top-k", self.top_k, 0, 1_000_000)
-        _within("--top-p", self.top_p, 0, 1, above=True)
-        _within("--seed", self.seed, 0, 2**62)
-        _within("--variations", self.variations, 1, 64)
-        _within("--advance", self.advance, 0, 1, above=True)
-        _within("--lookahead", self.lookahead, 0, 1, below=True)
+        _within("guidance", self.guidance, 0, 100)
+        _within("temperature", self.temperature, 0, 10)
+        _within("top_k", self.top_k, 0, 1_000_000)
+        _within("top_p", self.top_p, 0, 1, above=True)
+        _within("seed", self.seed, 0, 2**62)
+        _within("variations", self.variations, 1, 64)
+        _within("advance", self.advance, 0, 1, above=True)
+        _within("lookahead", self.lookahead, 0, 1, below=True)
         if self.advance + self.lookahead > 1 + 1e-9:
             raise UsageError(
-                f"--advance {self.advance:g} and --lookahead {self.lookahead:g} are more than the window",
+                f"`advance` {self.advance:g} and `lookahead` {self.lookahead:g} are more than the window",
                 why="what is new in a window and what is only heard must fit into it: together at most 1",
-                next_step=f"--advance {self.advance:g} --lookahead {1 - self.advance:g}, or less",
+                next_step=f"`advance` {self.advance:g} `lookahead` {1 - self.advance:g}, or less",
             )
 
     @classmethod
@@ -103,8 +103,8 @@ def _with_room(sampling: Mapping[str, float], chosen: Collection[str]) -> dict[s
     return fitting
 
 
-def _within(option: str, value: float, low: float, high: float, *, above: bool = False, below: bool = False) -> None:
+def _within(field: str, value: float, low: float, high: float, *, above: bool = False, below: bool = False) -> None:
     if not math.isfinite(value) or not low <= value <= high or (above and value == low) or (below and value == high):
         allowed = f"more than {low} and at most {high}" if above else f"{low} to {high}"
         allowed += f", but less than {high}" if below else ""
-        raise UsageError(f"{option} {value} is not possible", why=f"allowed: {allowed}")
+        raise UsageError(f"`{field}` {value} is not possible", why=f"allowed: {allowed}")

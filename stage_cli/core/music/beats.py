@@ -57,17 +57,17 @@ def constant_grid(bpm: float, beats_per_bar: int = 4, duration: float = 30.0, of
         offset: seconds of the first beat, from 0 to below `duration`.
 
     Raises:
-        UsageError: a value is out of range; the error names the command line's option.
+        UsageError: a value is out of range; the error names the field.
     """
-    _check("--bpm", bpm, SLOWEST_BPM <= bpm <= FASTEST_BPM, f"{SLOWEST_BPM:g} to {FASTEST_BPM:g}")
+    _check("bpm", bpm, SLOWEST_BPM <= bpm <= FASTEST_BPM, f"{SLOWEST_BPM:g} to {FASTEST_BPM:g}")
     _check(
-        "--beats-per-bar",
+        "beats_per_bar",
         beats_per_bar,
         1 <= beats_per_bar <= MOST_BEATS_PER_BAR and beats_per_bar == int(beats_per_bar),
         f"a whole number from 1 to {MOST_BEATS_PER_BAR}",
     )
     _check_duration(duration)
-    _check("--offset", offset, 0 <= offset < duration, f"seconds from 0 to below the duration ({duration:g})")
+    _check("offset", offset, 0 <= offset < duration, f"seconds from 0 to below the duration ({duration:g})")
     # Each beat from its number, not from the beat before: rounding errors do not add up.
     count = math.ceil((duration - offset) * bpm / 60) + 1
     times = (offset + beat * 60 / bpm for beat in range(count))
@@ -125,10 +125,10 @@ def _click(sample_rate: int) -> np.ndarray:
 
 
 def _check_duration(duration: float) -> None:
-    _check("--duration", duration, 0 < duration <= LONGEST_DURATION, "seconds above 0, up to 24 hours (86400)")
+    _check("duration", duration, 0 < duration <= LONGEST_DURATION, "seconds above 0, up to 24 hours (86400)")
 
 
-def _check(option: str, value: float, allowed: bool, range_text: str) -> None:
+def _check(field: str, value: float, allowed: bool, range_text: str) -> None:
     """Raise a UsageError unless the value is allowed; NaN, which fails every comparison, never is."""
     if not allowed:
-        raise UsageError(f"{option} cannot be {value:g}", next_step=f"allowed: {range_text}")
+        raise UsageError(f"`{field}` cannot be {value:g}", next_step=f"allowed: {range_text}")

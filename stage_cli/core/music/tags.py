@@ -57,7 +57,7 @@ class Tagger:
         missing = missing_files(folder)
         if missing:
             raise StageError(
-                f"--tags: {display_name(folder)} lacks {' and '.join(missing)}",
+                f"`tags`: {display_name(folder)} lacks {' and '.join(missing)}",
                 next_step="download it from https://essentia.upf.edu/models (see docs/data.md)",
             )
         self._embed = _session(folder / EMBEDDING_MODEL)
@@ -95,7 +95,7 @@ class _Classifier:
             classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StageError(
-                f"--tags: cannot read the class names in {display_name(path)}",
+                f"`tags`: cannot read the class names in {display_name(path)}",
                 why=str(error),
                 next_step="download it from https://essentia.upf.edu/models (see docs/data.md)",
             ) from None
@@ -106,7 +106,7 @@ class _Classifier:
         activations = _run(self.session, None, self.session.get_inputs()[0].name, embeddings).mean(axis=0)
         if len(activations) != len(self.classes):
             raise StageError(
-                f"--tags: a model has {len(activations)} classes, its .json names {len(self.classes)}",
+                f"`tags`: a model has {len(activations)} classes, its .json names {len(self.classes)}",
                 next_step="download both again",
             )
         order = np.argsort(-activations)[:MOST_TAGS]
@@ -140,7 +140,7 @@ def require_onnxruntime() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise StageError(
-            "--tags needs onnxruntime, which cannot be imported",
+            "`tags` needs onnxruntime, which cannot be imported",
             why=str(error),
             next_step='install it: pip install "stage-cli[tags]"; or leave --tags out',
         ) from None
@@ -160,7 +160,7 @@ def _session(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds have no common base of their own
         raise StageError(
-            f"--tags: cannot load {display_name(path)}", why=str(error).splitlines()[0], next_step="download it again"
+            f"`tags`: cannot load {display_name(path)}", why=str(error).splitlines()[0], next_step="download it again"
         ) from None
 
 
@@ -169,7 +169,7 @@ def _run(session: Any, outputs: list[str] | None, name: str, values: np.ndarray)
         result: np.ndarray = session.run(outputs, {name: values})[0]
     except Exception as error:  # as above
         raise StageError(
-            "--tags: a model cannot take the song",
+            "`tags`: a model cannot take the song",
             why=str(error).splitlines()[0],
             next_step="take the models that docs/data.md names",
         ) from None

@@ -159,7 +159,7 @@ def cannot_save(what: str, directory: Path, error: OSError) -> StageError:
     return StageError(
         f"cannot write {what} to {display_name(directory)}",
         why=error.strerror or str(error),
-        next_step="free some space, then go on from the last whole checkpoint with --resume",
+        next_step="free some space, then go on from the last whole checkpoint with `resume`",
     )
 
 
@@ -351,5 +351,5 @@ class Snapshot:
                 raise UsageError(
                     f"cannot resume {display_name(folder.parent.parent)} with another {name}",
                     why=f"it began with {was!r}, now it is {now!r}",
-                    next_step="set it back, or begin a new run in another run.directory (without --resume)",
+                    next_step="set it back, or begin a new run in another run.directory (without `resume`)",
                 )

@@ -256,7 +256,7 @@ def joined(run: RunConfig) -> Generator[Processes]:
             raise StageError(
                 "another process of this run has ended",
                 why="the processes train together, and cannot go on without it",
-                next_step="see what that process says, then go on with --resume",
+                next_step="see what that process says, then go on with `resume`",
             ) from None
         raise
     finally:

@@ -109,7 +109,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The run was asked to stop, and has saved what `--resume` needs.
+    """The run was asked to stop, and has saved what `resume` needs.
 
     Attributes:
         step: of the last whole checkpoint.

@@ -140,7 +140,7 @@ def check_directory(config: TrainingConfig, *, resume: bool) -> None:
         raise UsageError(
             f"there is a run in {display_name(config.directory)} already",
             why=f"its last checkpoint is of step {steps[-1]}" if steps else f"it has a folder {MODEL_FOLDER}",
-            next_step="go on with it: --resume; or start another beside it: --set run.directory=FOLDER",
+            next_step="go on with it: `resume`; or start another beside it: `set` run.directory=FOLDER",
         )
 
 

@@ -372,7 +372,7 @@ class ValidateConfig:
         items_per_song: items of each validation song.
         most_items: of all songs together.
         demos: items that are also generated, written as audio and drawn.
-        demo_guidance: of the demos, as `stage generate --guidance`.
+        demo_guidance: of the demos, as `guidance` of `stage generate`.
         demo_temperature: likewise.
         demo_top_k: likewise.
         seed: fixes the items and the demos.

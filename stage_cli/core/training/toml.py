@@ -1,6 +1,6 @@
 """From nested tables, as TOML gives them, to a `TrainingConfig`; unknown keys are told with the nearest known one.
 
-Read a run's TOML file, or a shipped recipe, with the changes of `--set`.
+Read a run's TOML file, or a shipped recipe, with the changes of `set`.
 
 Write a run's whole configuration as TOML that `load_config` reads back.
 """
@@ -83,7 +83,7 @@ def read_tables(content: Mapping[str, Any], name: str) -> TrainingConfig:
     data = tables["data"]
     if "root" not in data:
         raise UsageError(
-            "data.root is missing", next_step="name a folder of prepared songs, for example --set data.root=songs"
+            "data.root is missing", next_step="name a folder of prepared songs, for example `set` data.root=songs"
         )
     loading = {field.name: data.pop(field.name) for field in fields(DataLoading) if field.name in data}
     return TrainingConfig(
@@ -235,7 +235,7 @@ def _find(name: str) -> Path:
     near = difflib.get_close_matches(stem, recipes(), n=1)
     is_folder = "it is a folder" if path.is_dir() else ""
     raise UsageError(
-        f"--config: there is no file {printable(path)}",
+        f"`config`: there is no file {printable(path)}",
         why=f"did you mean the recipe {near[0]}?" if near else is_folder,
         next_step=f"give a TOML file, or one of the shipped recipes: {', '.join(recipes())}",
     )
@@ -266,8 +266,8 @@ def _override(content: dict[str, Any], text: str) -> str:
     path = [part.strip() for part in key.split(".")]
     if not equals or len(path) < 2 or not all(path):
         raise UsageError(
-            f"--set {printable(text)} is not of the form table.key=value",
-            next_step="for example: --set train.steps=100",
+            f"`set` {printable(text)} is not of the form table.key=value",
+            next_step="for example: `set` train.steps=100",
         )
     place = content
     for part in path[:-1]:
@@ -295,7 +295,7 @@ def _placed(error: UsageError, path: Path, changed: dict[str, str]) -> UsageErro
     for key, text in changed.items():
         table = key.rpartition(".")[0]
         if re.search(rf"(?<![\w.])({re.escape(key)}|unknown table \[{re.escape(table)}\])(?!\w)", error.what):
-            return UsageError(f"--set {printable(text)}: {error.what}", why=error.why, next_step=error.next_step)
+            return UsageError(f"`set` {printable(text)}: {error.what}", why=error.why, next_step=error.next_step)
     return UsageError(f"{printable(path)}: {error.what}", why=error.why, next_step=error.next_step)
 
 

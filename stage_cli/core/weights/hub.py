@@ -57,7 +57,7 @@ def bundled_stems() -> tuple[str, ...]:
 
 
 def bundled_name(stem: str) -> str | None:
-    """Return what `--model` calls the bundled model of a stem; None if there is none."""
+    """Return what `model` calls the bundled model of a stem; None if there is none."""
     return f"{BUNDLED_PREFIX}{stem}" if stem in bundled_stems() else None
 
 
@@ -366,7 +366,7 @@ def _is_offline() -> bool:
 def _not_cached(repository: str) -> HubError:
     return HubError(
         f"{repository} is not on this machine",
-        why="offline (--offline or HF_HUB_OFFLINE): only what was fetched before can be used",
+        why="offline (`offline` or HF_HUB_OFFLINE): only what was fetched before can be used",
         next_step=f"go online once and run: stage models pull {repository}",
     )
 

@@ -61,7 +61,7 @@ def import_checkpoint(
     if not checkpoint.exists():
         raise UsageError(f"There is no file {checkpoint}")
     if (output / "config.json").exists():
-        raise UsageError(f"{output} holds a model already", next_step="give another --output, or delete it first")
+        raise UsageError(f"{output} holds a model already", next_step="give another `output`, or delete it first")
     plan = _plan(checkpoint, base, offline=offline)
     config = StageConfig(
         codec=plan.config.codec,
@@ -99,7 +99,7 @@ def _codec(part: LanguageModelPart, checkpoint: Path, base: str | None, *, offli
     found = codec_of_directory(resolve(name, offline=offline), offline=offline)
     if found is None:
         raise WeightsError(
-            f"{name} holds no EnCodec", next_step="name the MusicGen that the checkpoint comes from: --base"
+            f"{name} holds no EnCodec", next_step="name the MusicGen that the checkpoint comes from: `base`"
         )
     return found
 
@@ -154,7 +154,7 @@ def merge_adapter(
         WeightsError: the adapter is damaged, its base is not there or another one, or the output cannot be written.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is unknown", why=f"allowed: {', '.join(PRECISIONS)}")
+        raise UsageError(f"`precision` {precision} is unknown", why=f"allowed: {', '.join(PRECISIONS)}")
     config = read_adapter_config(source)
     if config is None:
         raise UsageError(
@@ -168,7 +168,7 @@ def merge_adapter(
     if output.resolve() in (source.resolve(), found.resolve()):
         raise UsageError(f"{output} is what is to be merged", next_step="name another directory")
     if any((output / file).exists() for file in (CONFIG_FILE, MODEL_FILE, CARD_FILE)) and not overwrite:
-        raise UsageError(f"{output} holds a model already", next_step="name another directory, or give --overwrite")
+        raise UsageError(f"{output} holds a model already", next_step="name another directory, or give `overwrite`")
     plan = plan_adapter(source, config, offline=offline)
     shapes = own_shapes(plan.config)
     for part in plan.sources:

@@ -29,7 +29,7 @@ class ModelSummary:
     """One line of the list of models.
 
     Attributes:
-        name: what `--model` takes.
+        name: what `model` takes.
         stem: the stem that it writes, or None for a plain MusicGen.
         parameters: of the language model, in millions.
         licence: of the weights.
@@ -59,7 +59,7 @@ def missing_offline(config: StageConfig, directory: Path) -> list[str]:
     match = HUB_ID.fullmatch(hub_repository(name) or "")
     if match is not None and cached_model(match["repository"], match["revision"]) is not None:
         return []
-    return [f"text encoder {name} (for --description)"]
+    return [f"text encoder {name} (for `description`)"]
 
 
 def adapter_missing_offline(adapter: AdapterConfig, directory: Path) -> list[str]:

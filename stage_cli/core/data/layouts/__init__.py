@@ -35,7 +35,7 @@ def find_songs(folder: Path, layout: str | None = None) -> list[SongFolder]:
         why = "it is not a folder" if folder.exists() else "there is no such folder"
         raise UsageError(f"cannot use {display_name(folder)}", why=why, next_step="name the folder of a data set")
     if layout is not None and layout not in LAYOUTS:
-        raise UsageError(f"--layout cannot be {layout!r}", next_step=f"allowed: {', '.join(LAYOUTS)}")
+        raise UsageError(f"`layout` cannot be {layout!r}", next_step=f"allowed: {', '.join(LAYOUTS)}")
     for name in LAYOUTS if layout is None else (layout,):
         reader = _READERS[name]
         # With the layout given, MoisesDB's plain form needs no data.json and no UUID as a name.

@@ -328,7 +328,7 @@ def write_text(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        why, step = error.strerror or str(error), "free some space, or choose another --out"
+        why, step = error.strerror or str(error), "free some space, or choose another `out`"
         raise StageError(f"cannot write {display_name(path)}", why=why, next_step=step) from None
     finally:
         temporary.unlink(missing_ok=True)
