@@ -113,4 +113,40 @@ class PlayerConfig:
         Raises:
             TypeError, ValueError: a value is missing, unknown or out of range.
         """
-        return cls(**{**values, "features": FeatureSettings(**values["features"])})
+        rest = {name: value for name, value in values.items() if name != "features"}
+        return cls(features=FeatureSettings(**values["features"]), **rest)
+
+
+@dataclass(frozen=True)
+class ItemSettings:
+    """How items are drawn; all but `speed` and `gain` are probabilities.
+
+    Attributes:
+        grid: that beats are shown to the ears.
+        downbeats: that downbeats are shown, where beats are.
+        other_level: that shown beats are every second one, or twice as many.
+        metronome: that the context is a metronome.
+        no_context: that the context is silent.
+        one_part: that the context is one part.
+        with_drums: that the true drums sound in the context.
+        known: that notes around a hidden stretch are shown to the ears.
+        hidden: that some of the pen's past is hidden.
+        tag: that a tag is told.
+        drummer: that a drummer's performance is the target instead of an invented one, where one fits the song.
+        speed: the logarithm of the change of speed is even within ± this.
+        gain: a part's gain is even within ± this, dB.
+    """
+
+    grid: float = 0.55
+    downbeats: float = 0.6
+    other_level: float = 0.06
+    metronome: float = 0.1
+    no_context: float = 0.07
+    one_part: float = 0.25
+    with_drums: float = 0.04
+    known: float = 0.25
+    hidden: float = 0.5
+    tag: float = 0.5
+    drummer: float = 0.4
+    speed: float = 0.25
+    gain: float = 8.0

@@ -88,7 +88,9 @@ class LogMel:
         last = self._frame
         while (limit is None or last < limit) and self._start(last) + len(self._window) <= end:
             last += 1
-        parts = [self._frames(first, min(first + _BLOCK_FRAMES, last)) for first in range(self._frame, last, _BLOCK_FRAMES)]
+        parts = [
+            self._frames(first, min(first + _BLOCK_FRAMES, last)) for first in range(self._frame, last, _BLOCK_FRAMES)
+        ]
         self._frame = last
         done = min(max(0, self._start(last) - self._first), len(self._waiting))
         self._waiting = self._waiting[done:]
@@ -143,6 +145,11 @@ def _filters(sample_rate: int, settings: FeatureSettings) -> tuple[np.ndarray, i
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
     # A triangle narrower than two bins may fall between them.
     width = sample_rate / size
-    filters = triangles(np.fft.rfftfreq(size, 1 / sample_rate), np.minimum(low, centre - width), centre, np.maximum(high, centre + width))
+    filters = triangles(
+        np.fft.rfftfreq(size, 1 / sample_rate),
+        np.minimum(low, centre - width),
+        centre,
+        np.maximum(high, centre + width),
+    )
     filters *= 2 / (size * float(np.square(window).sum()))
     return window, size, filters.astype(np.float32)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stage_cli.core.music.beats import BeatGrid
 from stage_cli.core.music.notes import DRUM_VOICES, Note, pitch_of
 from stage_cli.core.players.config import LOUDNESSES, PLACES, STEP_RATE, TAGS, PlayerConfig
 from stage_cli.core.players.features import LogMel
@@ -25,7 +26,6 @@ from stage_cli.core.players.grid import FoundGrid, find_grid
 from stage_cli.core.players.grid_channels import grid_channels
 from stage_cli.core.players.levels import mean_power, normalized
 from stage_cli.core.players.numpy_model import NumpyEars, NumpyPen
-from stage_cli.core.music.beats import BeatGrid
 
 Array = np.ndarray
 CONFIG_FILE = "config.json"

@@ -70,8 +70,8 @@ def find_grid(activations: np.ndarray, frame_rate: int, seconds: float, *, bpm: 
     heard = np.interp(beats, times, fine[:, 0])
     between = np.interp((beats[1:] + beats[:-1]) / 2, times, fine[:, 0])
     confidence = float(np.clip(heard.mean() - between.mean(), 0, 1))
-    bar, first, downbeats = _bars(beats, np.array([fine[max(0, round(b * _RATE) - 3) : round(b * _RATE) + 4, 1].max(initial=_CERTAIN) for b in beats]))
-    del first
+    near = np.rint(beats * _RATE).astype(np.int64)[:, None] + np.arange(-3, 4)
+    bar, downbeats = _bars(beats, fine[near.clip(0, len(fine) - 1), 1].max(axis=1))
     grid = BeatGrid(tuple(map(float, beats)), tuple(map(float, downbeats)))
     return FoundGrid(grid, 60 / float(np.median(np.diff(beats))), bar, confidence)
 
@@ -154,8 +154,8 @@ def _to_the_ends(beats: np.ndarray, seconds: float) -> np.ndarray:
     return whole[(whole >= -0.02) & (whole < seconds)].clip(0)
 
 
-def _bars(beats: np.ndarray, heard: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Return beats per bar, the first downbeat's number, and the downbeats' times."""
+def _bars(beats: np.ndarray, heard: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return beats per bar and the downbeats' times."""
     first, later = np.log(heard), np.log1p(-heard)
     starts = np.cumsum([0, *_BARS[:-1]])
     states = sum(_BARS)
@@ -180,4 +180,4 @@ def _bars(beats: np.ndarray, heard: np.ndarray) -> tuple[int, int, np.ndarray]:
     path = np.array(path[::-1])
     numbers = np.flatnonzero(place[path] == 0)
     bar = int(np.bincount(length[path]).argmax())
-    return bar, int(numbers[0]) if len(numbers) else 0, beats[numbers]
+    return bar, beats[numbers]

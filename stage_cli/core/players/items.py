@@ -6,7 +6,6 @@ All is done in the log-mel domain. What an item is depends on the generator alon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import signal
 
+from stage_cli.core.music.beats import BeatGrid, metronome
 from stage_cli.core.music.notes import DRUM_VOICES, voice_of
 from stage_cli.core.players.config import (
     DENSITY_EDGES,
@@ -24,6 +24,7 @@ from stage_cli.core.players.config import (
     STYLE_FAMILIES,
     SWING_EDGES,
     TAGS,
+    ItemSettings,
     PlayerConfig,
 )
 from stage_cli.core.players.drummers import FAMILIES, FITTING, Performance, swing_of
@@ -31,47 +32,11 @@ from stage_cli.core.players.features import FLOOR_DB, FeatureSettings, add_power
 from stage_cli.core.players.grid_channels import grid_channels, pulses
 from stage_cli.core.players.levels import mean_power, normalized
 from stage_cli.core.players.store import DRUMS, StoredSong, whole_log_mel
-from stage_cli.core.music.beats import BeatGrid, metronome
 
 Array = np.ndarray
 _CLICK_RATE = 22_050
 _CLICK_FRAMES = 9
 _CLICK_OFFSETS = 8
-
-
-@dataclass(frozen=True)
-class ItemSettings:
-    """How items are drawn; all but `speed` and `gain` are probabilities.
-
-    Attributes:
-        grid: that beats are shown to the ears.
-        downbeats: that downbeats are shown, where beats are.
-        other_level: that shown beats are every second one, or twice as many.
-        metronome: that the context is a metronome.
-        no_context: that the context is silent.
-        one_part: that the context is one part.
-        with_drums: that the true drums sound in the context.
-        known: that notes around a hidden stretch are shown to the ears.
-        hidden: that some of the pen's past is hidden.
-        tag: that a tag is told.
-        drummer: that a drummer's performance is the target instead of an invented one, where one fits the song.
-        speed: the logarithm of the change of speed is even within ± this.
-        gain: a part's gain is even within ± this, dB.
-    """
-
-    grid: float = 0.55
-    downbeats: float = 0.6
-    other_level: float = 0.06
-    metronome: float = 0.1
-    no_context: float = 0.07
-    one_part: float = 0.25
-    with_drums: float = 0.04
-    known: float = 0.25
-    hidden: float = 0.5
-    tag: float = 0.5
-    drummer: float = 0.4
-    speed: float = 0.25
-    gain: float = 8.0
 
 
 def draw_item(
@@ -297,9 +262,10 @@ def disturbed(level: Array, rng: np.random.Generator) -> Array:
         shift = float(rng.uniform(-2, 2))
         low = int(np.floor(shift))
         share = np.float32(shift - low)
-        level = level[:, np.clip(bands - low, 0, bands[-1])] * (1 - share) + level[
-            :, np.clip(bands - low - 1, 0, bands[-1])
-        ] * share
+        level = (
+            level[:, np.clip(bands - low, 0, bands[-1])] * (1 - share)
+            + level[:, np.clip(bands - low - 1, 0, bands[-1])] * share
+        )
     if rng.random() < 0.35:  # a room, or a long release
         fading = float(np.exp(-1 / rng.uniform(2, 14)))
         share = float(rng.uniform(0.2, 0.95))
@@ -332,7 +298,9 @@ def disturbed(level: Array, rng: np.random.Generator) -> Array:
     return normalized(level, reference + float(rng.uniform(-6, 6)))
 
 
-def _metronome(beats: Array, downbeats: Array, frames: int, features: FeatureSettings, rng: np.random.Generator) -> Array:
+def _metronome(
+    beats: Array, downbeats: Array, frames: int, features: FeatureSettings, rng: np.random.Generator
+) -> Array:
     clicks = _clicks(features)
     power = np.zeros((frames + 2 * _CLICK_FRAMES, features.bands), np.float32)
     accent = float(rng.choice([0.0, 6.0])) if rng.random() < 0.8 else float(rng.uniform(0, 12))

@@ -230,6 +230,7 @@ def add_rows(x: Tensor, table: Tensor, tokens: Tensor, *, per_voice: bool = Fals
         x: `[…, width]`: of each step, or with `per_voice` of each voice of each step, flattened.
         table: `[V · (STROKES + 1), width]`.
         tokens: `[…, V]`; 0 adds nothing.
+        per_voice: `x` has a row for each voice.
     """
     voices = tokens.shape[-1]
     flat = tokens.reshape(-1)

@@ -6,7 +6,6 @@ Power spectra of incoherent parts add, so mixes are made from the store without 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,7 @@ def write_song(path: Path, song: StoredSong) -> None:
     hidden = path.with_name(f".{path.name}.part")
     with hidden.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(hidden, path)
+    hidden.replace(path)
 
 
 def read_song(path: Path) -> StoredSong:
