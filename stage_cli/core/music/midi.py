@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from stage_cli.core.music.beats import LONGEST_DURATION, BeatGrid
 from stage_cli.core.music.notes import Note, check_notes, separate_notes
 from stage_cli.core.music.tempo import DEFAULT_TEMPO, TempoMap, lay_out
-from stage_cli.core.music.beats import LONGEST_DURATION, BeatGrid
 from stage_cli.core.stems import parse_stem
 from stage_cli.errors import StageError, UsageError
 

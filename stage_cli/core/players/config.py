@@ -117,6 +117,12 @@ class PlayerConfig:
         return cls(features=FeatureSettings(**values["features"]), **rest)
 
 
+SIZES: tuple[str, ...] = tuple(
+    key.name for key in dataclasses.fields(PlayerConfig) if key.name not in ("stem", "voices", "features")
+)
+"""What a training may choose of them."""
+
+
 @dataclass(frozen=True)
 class ItemSettings:
     """How items are drawn; all but `speed` and `gain` are probabilities.

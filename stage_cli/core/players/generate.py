@@ -30,6 +30,8 @@ from stage_cli.core.players.numpy_model import NumpyEars, NumpyPen
 Array = np.ndarray
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+SCALE_SUFFIX = ".scale"
+"""Of the tensor by which a matrix of int8 is multiplied."""
 _STROKE_SECONDS = 0.1
 _MARGIN = 32  # steps at each end of a window that are taken from its neighbours
 _VELOCITIES = 128 // LOUDNESSES
@@ -147,7 +149,11 @@ class Player:
 
         folder = Path(folder)
         about = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        weights = {name: value.astype(np.float32) for name, value in load_file(folder / WEIGHTS_FILE).items()}
+        stored = load_file(folder / WEIGHTS_FILE)
+        weights = {name: value.astype(np.float32) for name, value in stored.items() if not name.endswith(SCALE_SUFFIX)}
+        for name, value in weights.items():
+            if name + SCALE_SUFFIX in stored:
+                value *= stored[name + SCALE_SUFFIX]
         config = PlayerConfig.from_dict(about["player"])
         return cls(config, weights, WritingSettings(**about.get("writing", {})))
 
@@ -199,7 +205,7 @@ class Player:
             bpm: its tempo, if known.
         """
         nothing = BeatGrid((), ())
-        parts = [self._ears.beats(ears) for _, ears in self._windows(hearing, nothing, None)]
+        parts = [self._ears.beats(ears) for _, ears in self.heard_in_windows(hearing, nothing)]
         activations = np.concatenate(parts) if parts else np.zeros((0, 2))
         return find_grid(activations, self.config.features.frame_rate, hearing.seconds, bpm=bpm)
 
@@ -228,7 +234,7 @@ class Player:
         given = None if known is None else _given_tokens(known, hearing.steps, self.config.voices)
         past = np.zeros(self.config.voices, dtype=np.int64)
         step = 0
-        for first, ears in self._windows(hearing, grid, given):
+        for first, ears in self.heard_in_windows(hearing, grid, given):
             told = pen.inputs(ears, tags[first : first + len(ears)])
             random = rng.random((len(ears), self.config.voices, _DRAWS))
             for row in range(len(ears)):
@@ -240,10 +246,16 @@ class Player:
                 yield from _notes_of(past, step, random[row, :, 2], hearing.seconds)
                 step += 1
 
-    def _windows(
-        self, hearing: Hearing, grid: BeatGrid, given: tuple[Array, Array] | None
+    def heard_in_windows(
+        self, hearing: Hearing, grid: BeatGrid, given: tuple[Array, Array] | None = None
     ) -> Iterator[tuple[int, Array]]:
-        """Yield (first step, what is heard in some steps), one after the other to the song's end."""
+        """Yield (first step, what is heard in some steps `[steps, ears]`), one after the other to the song's end.
+
+        Args:
+            hearing: of the song.
+            grid: its beats.
+            given: tokens `[T, V]`, and which steps' tokens are known, `[T]`.
+        """
         window, rate = self.config.window, self.config.features.frame_rate
         steps, hop = hearing.steps, max(1, window - 2 * _MARGIN)
         beats, downbeats = np.array(grid.beats), np.array(grid.downbeats)

@@ -156,7 +156,8 @@ def _to_the_ends(beats: np.ndarray, seconds: float) -> np.ndarray:
 
 def _bars(beats: np.ndarray, heard: np.ndarray) -> tuple[int, np.ndarray]:
     """Return beats per bar and the downbeats' times."""
-    first, later = np.log(heard), np.log1p(-heard)
+    # A downbeat is worth how much more is heard there than at beats on average, as beats are.
+    gain = np.clip(np.log(heard / max(_BASE * float(heard.mean()), _CERTAIN)), -2, 2)
     starts = np.cumsum([0, *_BARS[:-1]])
     states = sum(_BARS)
     place = np.concatenate([np.arange(bar) for bar in _BARS])
@@ -173,7 +174,7 @@ def _bars(beats: np.ndarray, heard: np.ndarray) -> tuple[int, np.ndarray]:
             change = score.max() + _BAR_CHANGE + np.where(place == 0, 0.0, -np.inf)
             came[number] = np.where(stay >= change, previous, score.argmax())
             score = np.maximum(stay, change)
-        score = score + np.where(place == 0, first[number], later[number])
+        score = score + np.where(place == 0, gain[number], 0.0)
     path = [int(score.argmax())]
     for number in range(len(beats) - 1, 0, -1):
         path.append(int(came[number, path[-1]]))

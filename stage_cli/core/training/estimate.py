@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stage_cli.core.codec.config import AnyCodecConfig, CodecConfig
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_config
+from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.training.settings import LoraConfig, RunConfig, TrainingConfig
 from stage_cli.core.weights.checkpoint import read_own_config
 from stage_cli.core.weights.hub import CATALOG
@@ -301,7 +302,7 @@ def estimate(config: TrainingConfig, *, processes: int = 1) -> Estimate:
         parts = _count_codec(config.codec.shape)
         notes.append("the memory of a codec's training is not estimated")
     elif config.player is not None:
-        parts = _count_player()
+        parts = _count_player(config.player.sizes)
         notes.append("the memory of a player's training is not estimated")
     elif model is not None:
         config.train.loss_weights(model.lm.codebooks)
@@ -359,14 +360,13 @@ def _count_stored_songs(config: TrainingConfig) -> DataCounts:
     )
 
 
-def _count_player() -> tuple[Part, ...]:
+def _count_player(sizes: PlayerConfig) -> tuple[Part, ...]:
     import torch
 
-    from stage_cli.core.players.config import PlayerConfig
     from stage_cli.core.players.model import Player
 
     with torch.device("meta"):
-        player = Player(PlayerConfig())
+        player = Player(sizes)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in player.named_children()}
     return tuple(Part(name, count, count) for name, count in counts.items())
 

@@ -20,10 +20,11 @@ from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.files import write_text
 from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.players.drummers import Performance, read_drummers
-from stage_cli.core.players.generate import CONFIG_FILE, WEIGHTS_FILE
+from stage_cli.core.players.generate import CONFIG_FILE, SCALE_SUFFIX, WEIGHTS_FILE
 from stage_cli.core.players.items import draw_item, stack
 from stage_cli.core.players.model import Player, PlayerInputs
 from stage_cli.core.players.store import StoredSong, compose_store, read_song
+from stage_cli.core.training.card import public_config
 from stage_cli.core.training.settings import PlayerTrainConfig, TrainingConfig
 from stage_cli.core.training.task import ParameterGroup
 from stage_cli.core.training.toml import to_toml
@@ -33,6 +34,7 @@ from stage_cli.errors import UsageError
 ITEMS_PER_SONG = 4
 """Of an epoch."""
 _STREAM = 0x91A7E2
+_PACKED = 4096  # numbers that a matrix must have to be stored as int8
 _GRIDS = {"free": 0.0, "grid": 1.0}  # validations without and with the beats shown
 
 
@@ -127,7 +129,7 @@ class PlayerTask:
         if config.player is None:
             raise ValueError("a run without the table [player] trains no player")
         self.config, self.settings = config, config.player
-        self.player = PlayerConfig(stem=config.data.stem)
+        self.player = replace(self.settings.sizes, stem=config.data.stem)
         paths = [path for root in config.data.root for path in sorted(Path(root).expanduser().glob("*.npz"))]
         share = 0.0 if config.data.split == "none" else config.data.validation_fraction
         held = [path for path in paths if zlib.crc32(path.stem.encode()) % 1000 < 1000 * share]
@@ -183,7 +185,12 @@ class PlayerTask:
 
 
 def save_player(
-    directory: Path, config: PlayerConfig, state: Mapping[str, Tensor], writing: Mapping[str, Any] | None = None
+    directory: Path,
+    config: PlayerConfig,
+    state: Mapping[str, Tensor],
+    writing: Mapping[str, Any] | None = None,
+    *,
+    packed: bool = False,
 ) -> None:
     """Write a player's files into a directory.
 
@@ -192,13 +199,22 @@ def save_player(
         config: sizes.
         state: weights by name.
         writing: how it chooses by default, fields of `WritingSettings`.
+        packed: matrices become int8, with a scale for each row of their last axis: half the size of float16.
 
     Raises:
         OSError: a file cannot be written.
     """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        value = tensor.detach().to("cpu", torch.float32)
+        if packed and value.ndim > 1 and value.numel() >= _PACKED:
+            scale = (value.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-8)
+            tensors[name] = (value / scale).round().to(torch.int8).contiguous()
+            tensors[name + SCALE_SUFFIX] = scale.contiguous()
+        else:
+            tensors[name] = value.to(torch.float16).contiguous()
     save_file(tensors, directory / WEIGHTS_FILE)
     about = {"kind": "player", "player": config.as_dict(), "writing": dict(writing or {})}
     write_text(directory / CONFIG_FILE, json.dumps(about, indent=1) + "\n")
@@ -236,7 +252,7 @@ def prepare_songs(config: TrainingConfig, on_progress: Callable[[int, int], None
     compose_store(
         Path(config.data.root[0]).expanduser(),
         demo,
-        PlayerConfig().features,
+        settings.sizes.features,
         invented=settings.invented,
         on_song=lambda done: on_progress(done, settings.songs) if on_progress is not None else None,
     )
@@ -356,8 +372,7 @@ def write_player_card(
     found = f"On songs that it did not learn from:\n\n| | |\n| --- | ---: |\n{rows}\n" if rows else ""
     size = sum(parameter.numel() for parameter in task.module.parameters())
     public = replace(
-        config,
-        data=replace(config.data, root=tuple(Path(root).name for root in config.data.root)),
+        public_config(config),
         player=replace(settings, drummers=Path(settings.drummers).name if settings.drummers else ""),
     )
     drummers = f" Drummers: {settings.credit}." if settings.credit else ""

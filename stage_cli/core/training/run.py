@@ -44,7 +44,7 @@ _FREE = frozenset(
         "data.cache_directory",
     }
 )
-_FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape", "player", "player.items")
+_FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape", "player", "player.items", "player.sizes")
 _FIXED_KEYS = (("run", "seed"), ("train", "batch_size"), ("train", "optimizer"))
 
 

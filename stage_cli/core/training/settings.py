@@ -25,7 +25,7 @@ from stage_cli.core.codec.config import AnyCodecConfig, SpectralConfig, codec_co
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.players.config import ItemSettings
+from stage_cli.core.players.config import ItemSettings, PlayerConfig
 from stage_cli.errors import UsageError, WeightsError
 
 MOST = 2**62
@@ -491,6 +491,7 @@ class PlayerTrainConfig:
         drummers: a folder of drum performances in Groove MIDI's layout; "" is none.
         invented: share of the songs without a human drummer that are kept.
         items: how items are drawn; the table `[player.items]`.
+        sizes: of the player; the table `[player.sizes]`.
         licence: of the result.
         credit: whom the result's card names for the performances.
 
@@ -505,6 +506,7 @@ class PlayerTrainConfig:
     drummers: str = ""
     invented: float = 1.0
     items: ItemSettings = field(default_factory=ItemSettings)
+    sizes: PlayerConfig = field(default_factory=PlayerConfig)
     licence: str = "unknown"
     credit: str = ""
 

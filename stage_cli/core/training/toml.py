@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from stage_cli.core.codec.config import ENCODEC, CodecConfig, SpectralConfig
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.lm.config import CONTEXT_ATTENTIONS, MOST_CONVOLUTIONS, POSITIONS, LanguageModelConfig
-from stage_cli.core.players.config import ItemSettings
+from stage_cli.core.players.config import SIZES, ItemSettings, PlayerConfig
 from stage_cli.core.training.settings import (
     CodecTrainConfig,
     DataLoading,
@@ -59,8 +59,9 @@ TABLES: dict[str, tuple[str, ...]] = {
     "lora": _keys(LoraConfig),
     "codec": tuple(key for key in _keys(CodecTrainConfig) if key != "shape"),
     "codec.shape": ("kind", *dict.fromkeys(_keys(SpectralConfig, CodecConfig))),
-    "player": tuple(key for key in _keys(PlayerTrainConfig) if key != "items"),
+    "player": tuple(key for key in _keys(PlayerTrainConfig) if key not in ("items", "sizes")),
     "player.items": _keys(ItemSettings),
+    "player.sizes": SIZES,
     "validate": _keys(ValidateConfig),
     "log": _keys(LogConfig),
 }
@@ -82,7 +83,7 @@ def read_tables(content: Mapping[str, Any], name: str) -> TrainingConfig:
         if key not in tables:
             raise _unknown(key, value)
     lm, shape = tables["model"].pop("lm", None), tables["codec"].pop("shape", None)
-    items = tables["player"].pop("items", {})
+    items, sizes = tables["player"].pop("items", {}), tables["player"].pop("sizes", {})
     for table, values in tables.items():
         _check_keys(table, values)
     data = tables["data"]
@@ -102,7 +103,7 @@ def read_tables(content: Mapping[str, Any], name: str) -> TrainingConfig:
         train=_section(TrainConfig, tables["train"]),
         lora=_section(LoraConfig, tables["lora"]) if "lora" in content else None,
         codec=_codec(tables["codec"], shape) if "codec" in content else None,
-        player=_player(tables["player"], items) if "player" in content else None,
+        player=_player(tables["player"], items, sizes) if "player" in content else None,
         validate=_section(ValidateConfig, tables["validate"]),
         log=_section(LogConfig, tables["log"]),
     )
@@ -162,10 +163,17 @@ def _codec(content: dict[str, Any], shape: object) -> CodecTrainConfig:
     return _section(CodecTrainConfig, {**content, "shape": read_shape(sizes)})
 
 
-def _player(content: dict[str, Any], items: object) -> PlayerTrainConfig:
-    drawn = _table({"player.items": items}, "player.items")
+def _player(content: dict[str, Any], items: object, sizes: object) -> PlayerTrainConfig:
+    drawn, chosen = _table({"player.items": items}, "player.items"), _table({"player.sizes": sizes}, "player.sizes")
     _check_keys("player.items", drawn)
-    return PlayerTrainConfig(**content, items=ItemSettings(**drawn))
+    _check_keys("player.sizes", chosen)
+    for key, value in chosen.items():
+        check_whole(f"player.sizes.{key}", value, 0, 8192)
+    try:
+        shape = PlayerConfig(**chosen)
+    except ValueError as error:
+        raise UsageError(f"[player.sizes]: {error}") from None
+    return PlayerTrainConfig(**content, items=ItemSettings(**drawn), sizes=shape)
 
 
 def _language_model(values: object) -> LanguageModelConfig:
@@ -203,7 +211,7 @@ def _language_model(values: object) -> LanguageModelConfig:
     return LanguageModelConfig(**content)
 
 
-_RECIPES = Path(__file__).parent.parent / "recipes"
+_RECIPES = Path(__file__).parent / "recipes"
 
 
 def recipes() -> tuple[str, ...]:
@@ -327,6 +335,7 @@ def to_dict(config: TrainingConfig) -> dict[str, dict[str, Any]]:
         "codec.shape": (None,),  # its keys depend on its kind
         "player": (config.player,),
         "player.items": (None if config.player is None else config.player.items,),
+        "player.sizes": (None if config.player is None else config.player.sizes,),
         "validate": (config.validate,),
         "log": (config.log,),
     }
