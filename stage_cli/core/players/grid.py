@@ -18,11 +18,11 @@ SLOWEST, FASTEST = 30.0, 240.0
 """bpm."""
 _RATE = 100  # frames a second of the programme
 _INTERVALS = 84
-_TEMPO_CHANGE = 90.0  # nats that a change of tempo by 100 % costs
+_TEMPO_CHANGE = 40.0  # nats that a change of tempo by 100 % costs
 _NEAR = 3  # intervals to either side that may follow
-_BASE, _LEAST = 1.5, 0.15  # of the mean activation: what a beat must exceed to be worth something; of that: the least
+_BASE, _LEAST = 2.5, 0.15  # of the mean activation: what a beat must exceed to be worth something; of that: the least
 _CERTAIN = 1e-3  # activations are kept this far from 0 and 1
-_USUAL_BPM, _OCTAVES, _PREFERENCE = 112.0, 0.9, 0.25  # nats a beat that a tempo far from usual costs
+_USUAL_BPM, _OCTAVES, _PREFERENCE = 112.0, 0.7, 0.6  # nats a beat that a tempo far from usual costs
 _BARS = (4, 3, 2, 6)
 _BAR_PRIOR = (0.0, -1.0, -1.5, -2.0)
 _BAR_CHANGE = -9.0

@@ -16,6 +16,7 @@ Array = np.ndarray
 _ROTARY_BASE = 10_000.0
 _EPSILON = np.float32(1e-5)
 _TAPS = 5
+_TURNS = 1024  # steps whose rotations are computed at once
 
 
 class NumpyEars:
@@ -103,6 +104,7 @@ class NumpyPen:
         self._offsets = counts[:-1]
         shape = (config.pen_layers, config.pen_heads, config.history, width // config.pen_heads)
         self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._turns = np.zeros((0, 0), np.complex64)
         self._step = 0
 
     def inputs(self, ears: Array, tags: Array) -> Array:
@@ -127,7 +129,9 @@ class NumpyPen:
         for voice in past.nonzero()[0]:
             x += self._past[voice * (STROKES + 1) + past[voice]]
         place, seen = step % config.history, min(step + 1, config.history)
-        rotation = _rotations(np.array([step]), config.pen // config.pen_heads)[0]
+        if not step % _TURNS:
+            self._turns = _rotations(np.arange(step, step + _TURNS), config.pen // config.pen_heads)
+        rotation = self._turns[step % _TURNS]
         for number, layer in enumerate(self._layers):
             x = layer.step(x, rotation, self._keys[number], self._values[number], place, seen)
         self._step += 1
@@ -213,7 +217,7 @@ def _normed(x: Array) -> Array:
 
 
 def _silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    return x / (1 + np.exp(np.minimum(-x, 80)))
 
 
 def _unfold(x: Array, taps: int, stride: int, padding: int) -> Array:
