@@ -131,7 +131,7 @@ def load_instrument(
     if drums:
         if instrument is not None:
             raise UsageError(f"instrument: {stem} has kits", next_step="name a kit")
-        return Sampler(_load_kit(kit or (DEFAULT_KIT if stem == "drums" else "percussion")))
+        return Sampler(_load_kit(kit or DEFAULT_KIT))
     if instrument is None:
         if stem not in _DEFAULT_INSTRUMENT:
             raise UsageError(
@@ -245,6 +245,7 @@ _COMPUTED: dict[str, Callable[[], ComputedSounds]] = {
         "grand-piano",
         "a grand piano, computed",
         grand_piano_note,
+        level=-17.0,
         room=RoomConfig(0.7, 8.0, 5000.0),
         bus=BusConfig(-16.0, 1.5),
     ),
@@ -254,7 +255,7 @@ _COMPUTED: dict[str, Callable[[], ComputedSounds]] = {
         electric_piano_note,
         28,
         100,
-        level=-15.0,
+        level=-18.0,
         dynamics=1.0,
         release=0.12,
         send=-18.0,
