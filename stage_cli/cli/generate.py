@@ -106,9 +106,7 @@ def notes_on(result: WrittenStems) -> list[str]:
     for stem in result.stems:
         name = "What was streamed" if stem.path is None else display_name(stem.path)
         if stem.note_count == 0:
-            notes.append(
-                f"{display_name(stem.midi_path) if stem.midi_path else name} has no notes: try another --seed."
-            )
+            notes.append("No note was written: try another --seed.")
         if stem.silent:
             notes.append(f"{name} is silent (peak under −60 dBFS): try another --seed.")
         if stem.turned_down:
@@ -369,7 +367,8 @@ def _player_options(
     from stage_cli.core.weights.hub import is_player, resolve
 
     given = {
-        "--kit": kit, "--sounds": sounds, "--gain": gain, "--midi-only": midi_only or None, "--no-midi": no_midi or None,
+        "--kit": kit, "--sounds": sounds, "--gain": gain, "--midi-only": midi_only or None,
+        "--no-midi": no_midi or None,
     }  # fmt: skip
     chosen = [option for option, value in given.items() if value is not None]
     # What has to be fetched is looked at only where it matters: a player is known by its files.
@@ -384,11 +383,8 @@ def _player_options(
                 next_step=f"leave {chosen[0]} out, or use --model player-drums",
             )
         return None
-    for option, value, usual in (
-        ("--device", device, ("auto", "cpu")),
-        ("--precision", precision, ("auto", "float32")),
-    ):
-        if value not in usual:
+    for option, value in (("--device", device), ("--precision", precision)):
+        if value not in ("auto", "cpu", "float32"):
             raise UsageError(
                 f"{option} {value} does not go with a player", why="it runs on the CPU", next_step=f"leave {option} out"
             )

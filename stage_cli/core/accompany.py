@@ -479,8 +479,9 @@ def generate_blocks(
 ) -> Generator[AudioBlock]:
     """Generate the takes of a context that was read, block by block, at the context's own rate.
 
-    The blocks of a take are together as long as the context; blocks of notes have no frames. Blocks may exceed full scale: what to do about it is known
-    only when all of them are there (`gain_for`). Whoever stops before the end closes the generator.
+    The blocks of a take are together as long as the context; blocks of notes have no frames. They may exceed full
+    scale: what to do about it is known only when all of them are there (`gain_for`). Whoever stops before the end
+    closes the generator.
 
     Args:
         model: that has read the context.

@@ -1,4 +1,4 @@
-"""A player on the path of `core/accompany.py`: it listens, writes notes, and an instrument plays them. Imports no torch.
+"""A player on the path of `core/accompany.py`: it hears, writes notes, and an instrument plays. Imports no torch.
 
     player = StagePlayer.from_pretrained("player-drums")
     stem = player.accompany("mix.wav", kit="electronic", seed=1)

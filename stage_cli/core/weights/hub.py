@@ -70,7 +70,6 @@ def bundled_directory(name: str) -> Path | None:
 
 
 PLAYER_PREFIX = "player-"
-PLAYERS = ASSETS / "players"
 
 DEFAULT_PREFIXES: tuple[str, ...] = (PLAYER_PREFIX, BUNDLED_PREFIX)
 """Which of the package's models for a stem is taken where none is named: the first of these that there is."""
@@ -78,13 +77,13 @@ DEFAULT_PREFIXES: tuple[str, ...] = (PLAYER_PREFIX, BUNDLED_PREFIX)
 
 def player_stems() -> tuple[str, ...]:
     """Return the stems for which a player comes with the package, by name."""
-    return tuple(sorted(path.parent.name for path in PLAYERS.glob("*/config.json")))
+    return tuple(sorted(path.parent.name for path in (ASSETS / "players").glob("*/config.json")))
 
 
 def player_directory(name: str) -> Path | None:
     """Return the directory of `player-drums`, …; None for any other name."""
     stem = name.removeprefix(PLAYER_PREFIX)
-    return PLAYERS / stem if stem != name and stem in player_stems() else None
+    return ASSETS / "players" / stem if stem != name and stem in player_stems() else None
 
 
 def default_model(stem: str) -> str | None:
