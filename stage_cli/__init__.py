@@ -1,24 +1,33 @@
 """Accompaniment generation: write a fitting stem for music that already exists.
 
 from stage_cli import StageModel
-model = StageModel.from_pretrained("stage-drums")
+model = StageModel.from_pretrained("bundled-drums")
+stem = model.accompany("mix.wav", seed=1)
+stem.save("drums.wav")
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stage_cli.core.accompany import Stem
     from stage_cli.core.model import StageModel
+    from stage_cli.errors import StageError
 
 __version__ = "0.1.0"
-__all__ = ["StageModel", "__version__"]
+__all__ = ["StageError", "StageModel", "Stem", "__version__"]
+
+_HOMES = {
+    "StageModel": "stage_cli.core.model",
+    "Stem": "stage_cli.core.accompany",
+    "StageError": "stage_cli.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Lazy: `stage --help` must not wait for torch.
-    if name == "StageModel":
-        from stage_cli.core.model import StageModel
-
-        return StageModel
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,6 +37,10 @@ class AudioError(StageError):
     """An audio file that cannot be read or written."""
 
 
+class MidiError(StageError):
+    """A MIDI file that cannot be read or written."""
+
+
 class WeightsError(StageError):
     """A checkpoint or model directory that cannot be used."""
 

@@ -26,7 +26,8 @@ from stage_cli.core.model_config import StageConfig
 if TYPE_CHECKING:
     from hub_server import HubServer
 
-torch.set_num_threads(2)
+# As many workers as cores: a second thread would wait for its turn. Tests of threads set their own number.
+torch.set_num_threads(1)
 
 # What was started in the background of a script ignores Ctrl-C, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

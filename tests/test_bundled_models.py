@@ -9,14 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings
+from stage_cli.core.contexts import FileContext, MetronomeContext
 from stage_cli.core.evaluation.metrics import onset_f
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.layout import delayed_sequence
 from stage_cli.core.model import StageModel
 from stage_cli.core.music.detection import find_onsets
+from stage_cli.core.stem_files import StemRequest, write_stems
 from stage_cli.core.weights.hub import ASSETS, bundled_name, bundled_stems
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "audio" / "example.flac"
@@ -57,7 +57,8 @@ def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
     config = GenerationConfig(seed=3).for_model(drums.config.sampling_for(metronome=True), [])
     for place, tempo in enumerate(TEMPOS):
         path = tmp_path / f"{tempo:g}.wav"
-        accompany(drums, Request(MetronomeContext(tempo, duration=SECONDS), "drums", (path,)), config)
+        request = StemRequest(MetronomeContext(tempo, duration=SECONDS), "drums", (path,))
+        write_stems(drums, request, AccompanySettings(config))
         audio, rate = soundfile.read(path, dtype="float32")
         assert len(audio) == SECONDS * rate
         assert 0.05 < np.abs(audio).max() <= 1
@@ -65,7 +66,7 @@ def test_drums_follow_clicks(drums: StageModel, tmp_path: Path) -> None:
         other = TEMPOS[(place + 1) % len(TEMPOS)]
         own.append(onset_f(onsets, np.arange(0, SECONDS, 60 / tempo), SECONDS))
         others.append(onset_f(onsets, np.arange(0, SECONDS, 60 / other), SECONDS))
-    # Measured on 48 songs in docs/bundled-models.md; five clips may be a little worse.
+    # Measured on 48 songs in docs/dev/bundled-models.md; five clips may be a little worse.
     assert np.mean(own) > 0.7, own
     assert np.mean(own) - np.mean(others) > 0.35, others
 
@@ -76,7 +77,7 @@ def test_bass_is_low_and_not_silent(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         config = GenerationConfig(seed=seed).for_model(bass.config.sampling_for(metronome=False), [])
         path = tmp_path / f"bass-{seed}.wav"
-        accompany(bass, Request(FileContext(EXAMPLE, 0.0, 6.0), "bass", (path,)), config)
+        write_stems(bass, StemRequest(FileContext(EXAMPLE, 0.0, 6.0), "bass", (path,)), AccompanySettings(config))
         audio, rate = soundfile.read(path, dtype="float32")
         assert 0.05 < np.abs(audio).max() <= 1
         power = np.abs(np.fft.rfft(audio)) ** 2

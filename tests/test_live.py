@@ -12,20 +12,18 @@ import pytest
 import soundfile
 import torch
 
-from stage_cli.core.accompaniment import accompany as accompanying
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
-from stage_cli.core.accompaniment.live import PIECE_SECONDS, Stream
-from stage_cli.core.accompaniment.request import Request, plan_requests
-from stage_cli.core.accompaniment.track import StemTrack
+from stage_cli.core import stem_files
+from stage_cli.core.accompany import LIVE_SECONDS, AccompanySettings
+from stage_cli.core.contexts import FileContext, MetronomeContext
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
+from stage_cli.core.stem_files import StemRequest, StoredTake, Stream, plan_requests, write_stems
 from stage_cli.errors import Cancelled
 
 Write = Callable[..., Path]
 
 STEP = 2**-15
-NO_FILES = Request(MetronomeContext(120, duration=2.5), "drums", ())
+NO_FILES = StemRequest(MetronomeContext(120, duration=2.5), "drums", ())
 
 
 @pytest.fixture
@@ -63,8 +61,8 @@ class Pipe(io.BytesIO):
         return soundfile.read(io.BytesIO(self.getvalue()), always_2d=True)[0]
 
 
-def planned(folder: Path, context: FileContext | MetronomeContext, **options: bool) -> Request:
-    template = Request(context, "drums", (), growing=options.pop("growing", False))
+def planned(folder: Path, context: FileContext | MetronomeContext, **options: bool) -> StemRequest:
+    template = StemRequest(context, "drums", (), growing=options.pop("growing", False))
     (request,) = plan_requests([context], template, output=folder, variations=1, mix=options.pop("mix", False))
     return request
 
@@ -72,20 +70,20 @@ def planned(folder: Path, context: FileContext | MetronomeContext, **options: bo
 def test_sound_leaves_while_the_stem_is_made(tiny_model: StageModel) -> None:
     events: list[str] = []
     pipe = Pipe(events)
-    accompany(
+    write_stems(
         tiny_model,
         NO_FILES,
-        GenerationConfig(seed=1),
+        AccompanySettings(GenerationConfig(seed=1)),
         lambda phase, done, _: events.append(f"{done:.2f}") if phase == "generate" and done else None,
         stream=Stream(pipe),
     )
     assert events[0] == "header"
     first = events.index("sound")
     # The tiny codec looks a few frames ahead; then the second piece is the first to be heard at the latest.
-    assert float(events[first - 1]) <= 2 * PIECE_SECONDS + 0.01
+    assert float(events[first - 1]) <= 2 * LIVE_SECONDS + 0.01
     # No half second passes without sound, neither within windows of 1 s nor between them.
     heard = [0.0, *(float(events[i - 1]) for i in range(first, len(events)) if events[i] == "sound" != events[i - 1])]
-    assert max(np.diff(heard)) <= 2 * PIECE_SECONDS + 0.01
+    assert max(np.diff(heard)) <= 2 * LIVE_SECONDS + 0.01
     assert len(pipe.audio) == 20_000
 
 
@@ -97,11 +95,11 @@ def test_what_is_streamed_is_what_the_file_holds(
     context = FileContext(write_music(seconds=2.3, sample_rate=rate), start=0.1)
     request = planned(tmp_path / "out", context, mix=True)
     pipe = Pipe([])
-    config = GenerationConfig(seed=1)
-    result = accompany(quiet_model, replace(request, stem_paths=(), mix_paths=()), config, stream=Stream(pipe, mixed))
+    config = AccompanySettings(GenerationConfig(seed=1))
+    result = write_stems(quiet_model, replace(request, stem_paths=(), mix_paths=()), config, stream=Stream(pipe, mixed))
     assert result.notes == ()
     (told,) = result.stems
-    (stem,) = accompany(quiet_model, request, config).stems
+    (stem,) = write_stems(quiet_model, request, config).stems
     assert stem.path is not None
     assert stem.mix_path is not None
     assert (stem.turned_down, stem.mix_turned_down) == (0, 0)
@@ -116,7 +114,7 @@ def test_what_is_streamed_is_what_the_file_holds(
 def test_what_is_streamed_too_loud_is_turned_down_and_told(tiny_model: StageModel, tmp_path: Path) -> None:
     request = planned(tmp_path, NO_FILES.context)
     pipe = Pipe([])
-    result = accompany(tiny_model, request, GenerationConfig(seed=1), stream=Stream(pipe))
+    result = write_stems(tiny_model, request, AccompanySettings(GenerationConfig(seed=1)), stream=Stream(pipe))
     (stem,) = result.stems
     assert stem.path is not None
     assert stem.turned_down > 0
@@ -129,7 +127,9 @@ def test_what_is_streamed_too_loud_is_turned_down_and_told(tiny_model: StageMode
     assert gains.max() < 1 + 0.01
     assert 20 * np.log10(gains[-1]) == pytest.approx(-down, abs=0.05)
     assert (np.abs(pipe.audio) >= 1 - STEP).mean() < 0.02
-    (alone,) = accompany(tiny_model, NO_FILES, GenerationConfig(seed=1), stream=Stream(Pipe([]))).stems
+    (alone,) = write_stems(
+        tiny_model, NO_FILES, AccompanySettings(GenerationConfig(seed=1)), stream=Stream(Pipe([]))
+    ).stems
     assert alone.peak == 0
 
 
@@ -145,18 +145,18 @@ def test_a_growing_file_is_heard_half_way(
             assert not any(path.exists() for path in (*request.stem_paths, *request.mix_paths))
             heard.append([soundfile.read(path, always_2d=True)[0] for path in request.growing_paths])
 
-    write = accompanying.write_scaled
+    write = stem_files.write_scaled
 
     def whole(*arguments: object) -> None:
         heard.append([soundfile.read(path, always_2d=True)[0] for path in request.growing_paths])
         write(*arguments)  # ty: ignore[invalid-argument-type]
 
-    monkeypatch.setattr(accompanying, "write_scaled", whole)
-    accompany(quiet_model, request, GenerationConfig(seed=2), listen)
+    monkeypatch.setattr(stem_files, "write_scaled", whole)
+    write_stems(quiet_model, request, AccompanySettings(GenerationConfig(seed=2)), listen)
     half, full = heard[0], heard[-1]
     for part, all_of_it, path in zip(half, full, (*request.stem_paths, *request.mix_paths), strict=True):
         final = soundfile.read(path, always_2d=True)[0]
-        assert len(final) / 2 - (2 * PIECE_SECONDS) * 44100 <= len(part) <= len(final) / 2
+        assert len(final) / 2 - (2 * LIVE_SECONDS) * 44100 <= len(part) <= len(final) / 2
         assert len(all_of_it) == len(final)
         np.testing.assert_allclose(part, final[: len(part)], rtol=0, atol=0.51 * STEP)
         np.testing.assert_allclose(all_of_it, final, rtol=0, atol=0.51 * STEP)
@@ -172,8 +172,8 @@ def test_a_listener_that_goes_away(tiny_model: StageModel, tmp_path: Path) -> No
 
     threads = torch.get_num_threads()
     with pytest.raises(BrokenPipeError):
-        accompany(
-            tiny_model, planned(tmp_path, NO_FILES.context, mix=True), GenerationConfig(), stream=Stream(Closed())
+        write_stems(
+            tiny_model, planned(tmp_path, NO_FILES.context, mix=True), AccompanySettings(), stream=Stream(Closed())
         )
     assert list(tmp_path.iterdir()) == []
     assert torch.get_num_threads() == threads
@@ -186,23 +186,23 @@ def test_stopping_leaves_no_growing_file(tiny_model: StageModel, tmp_path: Path)
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        accompany(tiny_model, planned(tmp_path, NO_FILES.context, growing=True), GenerationConfig(), stop)
+        write_stems(tiny_model, planned(tmp_path, NO_FILES.context, growing=True), AccompanySettings(), stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_files_own_decoding_does_not_see_the_pieces(
     tiny_model: StageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What reaches a file's track is the same to the bit, whether somebody listens or not."""
+    """What reaches a file is the same to the bit, whether somebody listens or not."""
     stored: list[np.ndarray] = []
-    finish = StemTrack.finish
+    flush = StoredTake.flush
 
-    def keep(track: StemTrack) -> None:
-        finish(track)
-        stored.append(np.concatenate(list(track.blocks())))
+    def keep(take: StoredTake) -> None:
+        flush(take)
+        stored.append(np.concatenate(list(take.blocks())))
 
-    monkeypatch.setattr(StemTrack, "finish", keep)
+    monkeypatch.setattr(StoredTake, "flush", keep)
     for growing in (False, True):
         request = planned(tmp_path / str(growing), MetronomeContext(95, duration=7.3), growing=growing)
-        accompany(tiny_model, request, GenerationConfig(seed=8))
+        write_stems(tiny_model, request, AccompanySettings(GenerationConfig(seed=8)))
     assert np.array_equal(*stored)

@@ -113,10 +113,10 @@ def test_what_a_precision_means() -> None:
 @pytest.mark.parametrize(
     ("precision", "multiple_of_32", "message"),
     [
-        ("float64", True, r"--precision float64 is unknown · allowed: auto, float32, bfloat16, float16, int8"),
-        ("", True, r"--precision  is unknown"),
-        ("int8", False, r"--precision int8 is not possible here · this model's widths are not multiples of 32"),
-        ("float16", True, r"--precision float16 is not possible on a CPU .*use --precision bfloat16, int8 or auto"),
+        ("float64", True, r"`precision` float64 is unknown · allowed: auto, float32, bfloat16, float16, int8"),
+        ("", True, r"`precision`  is unknown"),
+        ("int8", False, r"`precision` int8 is not possible here · this model's widths are not multiples of 32"),
+        ("float16", True, r"`precision` float16 is not possible on a CPU .*use `precision` bfloat16, int8 or auto"),
     ],
 )
 def test_precisions_that_are_refused_on_a_cpu(precision: str, multiple_of_32: bool, message: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -178,7 +178,7 @@ def test_what_is_imported_without_a_description(tiny_model_dir: Path, musicgen_d
         "print({'transformers', 'torch._dynamo', 'sympy'} & set(sys.modules))\n"
     )
     command = [sys.executable, "-c", script, str(tiny_model_dir), str(musicgen_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = forked.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 

@@ -1,4 +1,4 @@
-"""STAGE's language model wired from x-transformers 1.26.0, as docs/model.md says: an independent reference.
+"""STAGE's language model wired from x-transformers 1.26.0, as docs/dev/model.md says: an independent reference.
 
 Nothing of `stage_cli` is imported here. Delay pattern, masks and positions are written from the page's words, token by
 token, so that a mistake in our vectorised code cannot repeat itself here.

@@ -4,7 +4,7 @@
 
 Each run is `stage train --config bundled-drums` with other options; the last one is the recipe as it stands. What is
 compared is the loss of the validation, and how much it grows with another song's context ("context gap": what a model
-that does not listen cannot have). Runs that are there already are not repeated. See docs/bundled-models.md.
+that does not listen cannot have). Runs that are there already are not repeated. See docs/dev/bundled-models.md.
 """
 
 from __future__ import annotations

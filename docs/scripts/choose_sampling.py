@@ -7,7 +7,7 @@ What a setting does not name is the model's own. One clip of 10 s of each song; 
 Printed for each setting: Onset F against the song's own beats and against the next song's, for pitched stems chroma
 similarity to the song's own stem and to the next song's, the median difference of level, and how many clips are silent.
 `stage evaluate` measures all of this and more, with intervals; this is quick enough to try many settings. See
-docs/bundled-models.md.
+docs/dev/bundled-models.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ the layers make of the context alone, for items of three kinds: those that the r
 songs (other places, mixes and effects), and songs that validate. Printed for mixes and metronomes: the binary
 cross-entropy of beats and downbeats, and the F measure of the beats' peaks within one frame (40 ms in the bundled
 codec). Where the first kind is much better than the second, more draws would help (`data.cache_epochs`); where it is
-not good either, the model learns too slowly. See docs/bundled-models.md.
+not good either, the model learns too slowly. See docs/dev/bundled-models.md.
 """
 
 from __future__ import annotations

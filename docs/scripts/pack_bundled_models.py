@@ -4,7 +4,7 @@
 
 Each run's model goes to `stage_cli/assets/<its stem>`, the codec of the first to `stage_cli/assets/codec`; the others
 must have been trained on the same one. Sampling defaults are written into the models' configs. See
-docs/bundled-models.md.
+docs/dev/bundled-models.md.
 """
 
 from __future__ import annotations

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
-import io
-import os
-import sys
-import threading
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from stage_cli import __version__
-from stage_cli.cli import bench, demo_data, evaluate, generate, models, prepare_data, signals, train
+from stage_cli.cli import bench, demo_data, docs, evaluate, generate, models, prepare_data, process, train
 from stage_cli.cli.console import Command, print_error, print_note
 from stage_cli.errors import StageError
 
@@ -65,6 +60,7 @@ app.command("train", cls=Command)(train.train)
 app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("bench", cls=Command)(bench.bench)
 app.add_typer(models.app, name="models")
+app.command("docs", cls=Command)(docs.docs)
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,30 +80,9 @@ def _root(
 
 def main() -> None:
     """Run the command line, and end the process."""
-    # Before torch is imported. Threads that spin for long while they wait for each other take the processor from what
-    # they wait for as soon as anything else runs beside them; those that never spin are slower on an idle machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    signals.listen()
-    # A name may hold what the terminal's encoding does not: better an escape than no answer.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    process.begin()
     try:
         app()
     except SystemExit as end:
-        _leave_quickly(end.code)
+        process.leave_quickly(end.code)
         raise
-
-
-def _leave_quickly(code: Any) -> None:
-    """End the process, if that is safe, without taking torch down module by module: that takes half a second."""
-    if "torch" not in sys.modules or not isinstance(code, int | None) or threading.active_count() > 1:
-        return
-    # What was registered to be done at the end is done; only then nothing is left but memory.
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):
-        return  # closed, or nobody reads it: Python says what there is to say
-    os._exit(code or 0)

@@ -13,33 +13,46 @@ from typing import Any, BinaryIO
 
 from typer.core import TyperCommand
 
-from stage_cli.cli.signals import checked
+from stage_cli.cli.process import checked
 from stage_cli.errors import StageError
 
 _FIELD = re.compile(r"`([a-z][a-z_]*)`")
+_PAGE = re.compile(r"\bdocs/([a-z-]+)\.md\b")
 _PHASES = {"read": "reading", "generate": "writing"}
 
-# What the running command calls the fields that the core names: {"top_k": "--top-k"}.
+# What the commands call the fields that the core names: {"top_k": "--top-k"}; the running command's own come first.
 _options: dict[str, str] = {}
 
 
 class Command(TyperCommand):
     """A command whose options the messages name as they are typed."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        _options.update({**self._spelled(), **_options})
+
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
-        _options.clear()
-        for parameter in self.params:
-            spelled = next((name for name in parameter.opts if name.startswith("--")), None)
-            if spelled is not None:
-                names = {parameter.name or "", *(name.lstrip("-").replace("-", "_") for name in parameter.opts)}
-                _options.update(dict.fromkeys(names, spelled))
+        _options.update(self._spelled())
         return super().invoke(ctx)
+
+    def _spelled(self) -> dict[str, str]:
+        spelled = {}
+        for parameter in self.params:
+            options = [name for name in parameter.opts if name.startswith("--")]
+            for name in (parameter.name or "", *(option[2:].replace("-", "_") for option in options)):
+                if options:
+                    spelled[name] = options[0]
+        return spelled
 
 
 def as_typed(text: str) -> str:
-    """Turn the fields that a message of the core names, such as `top_k` in backticks, into options of the command."""
-    return _FIELD.sub(lambda match: _options.get(match[1], match[0]), text)
+    """Turn what a message of the core names into what a user types.
+
+    A field in backticks, such as `top_k`, becomes the command's option; a page becomes the command that prints it, for
+    an installed package has no folder docs.
+    """
+    return _PAGE.sub(r"`stage docs \1`", _FIELD.sub(lambda match: _options.get(match[1], match[0]), text))
 
 
 def print_error(error: StageError, *, subject: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from stage_cli.cli.options import JsonOption
 from stage_cli.core.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
 
 _DEFAULTS = DemoSettings()
+_MOST_NAMED = 5
 
 
 def demo_data(
@@ -30,6 +32,21 @@ def demo_data(
     tempo_changes: Annotated[
         str, typer.Option("--tempo-changes", help=f"Between a song's sections: {', '.join(TEMPO_CHANGES)}.")
     ] = _DEFAULTS.tempo_changes,
+    drummers: Annotated[
+        Path | None,
+        typer.Option("--drummers", metavar="DIR", help="Drum performances to play: Groove MIDI's, or any MIDI files."),
+    ] = _DEFAULTS.drummers,
+    arrangements: Annotated[
+        Path | None,
+        typer.Option("--arrangements", metavar="DIR", help="MIDI files that become songs themselves."),
+    ] = _DEFAULTS.arrangements,
+    arrangement_share: Annotated[
+        float, typer.Option("--arrangement-share", help="Share of the songs that are arrangements, 0 to 1.")
+    ] = _DEFAULTS.arrangement_share,
+    kits: Annotated[
+        Path | None,
+        typer.Option("--kits", metavar="DIR", help="Folders of recorded one-shots that some songs are played on."),
+    ] = _DEFAULTS.kits,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
     json: JsonOption = False,
@@ -37,17 +54,32 @@ def demo_data(
     """Write synthetic band songs in MoisesDB's layout, to try everything without a data set.
 
     stage demo-data songs --songs 20 --seconds 30 --seed 1
+
+    stage demo-data songs --drummers groove --arrangements midi
     """
-    settings = DemoSettings(songs, seconds, seed, sounds, soundfont, tempo_changes)
+    settings = DemoSettings(
+        songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
+    )
     check_jobs(jobs)
     # Imported here, for argument errors answer without numpy.
+    from stage_cli.core.band.arrangements import open_arrangements
     from stage_cli.core.band.demo_data import as_dict, write_demo_data
+    from stage_cli.core.band.performances import open_drummers
+    from stage_cli.core.band.recorded import open_recordings
     from stage_cli.core.band.sounds import resolve
 
     settings = resolve(settings)
     if not json:
         name = "the built-in synthesizer" if settings.soundfont is None else settings.soundfont.name
         console.print_note(f"Sounds: {name}{' and the built-in synthesizer' if settings.sounds == 'mixed' else ''}.")
+    libraries = []
+    if settings.drummers is not None:
+        libraries.append((settings.drummers, open_drummers(settings.drummers)))
+    if settings.arrangements is not None:
+        libraries.append((settings.arrangements, open_arrangements(settings.arrangements)))
+    if settings.kits is not None:
+        libraries.append((settings.kits, open_recordings(settings.kits)))
+    named = [_print_skipped(folder, library.skipped) for folder, library in libraries]
     began = time.perf_counter()
     written = kept = 0
     with console.audio_progress(f"{songs} songs", quiet=json) as on_progress:
@@ -63,6 +95,8 @@ def demo_data(
                 written, kept = written + report.written, kept + (not report.written)
                 if json:
                     console.print_json(as_dict(report))
+    for (folder, library), before in zip(libraries, named, strict=True):
+        _print_skipped(folder, library.skipped[before:])
     if json:
         return
     speed = written * seconds / max(time.perf_counter() - began, 1e-9)
@@ -71,3 +105,12 @@ def demo_data(
         [(str(output), f"{written}", f"{kept}", f"{seconds:g}", f"{speed:.1f}" if written else "–")],
         right=range(1, 5),
     )
+
+
+def _print_skipped(folder: Path, skipped: Sequence[str]) -> int:
+    """Name what a folder lists or holds and cannot be used: the first few files, and how many more; return them all."""
+    for line in skipped[:_MOST_NAMED]:
+        console.print_note(f"Skipped in {folder}: {line}.")
+    if len(skipped) > _MOST_NAMED:
+        console.print_note(f"Skipped in {folder}: {len(skipped) - _MOST_NAMED} more files.")
+    return len(skipped)

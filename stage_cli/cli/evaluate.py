@@ -23,8 +23,10 @@ from stage_cli.cli.options import (
     chosen_sampling,
 )
 from stage_cli.core.data.config import CONTEXTS
-from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, TRACKERS, EvaluationConfig
+from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, EvaluationConfig
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.music import TRACKERS, default_tracker
+from stage_cli.core.stems import parse_stem
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def evaluate(
     ] = None,
     kad_compat: Annotated[bool, typer.Option("--kad-compat", help="KAD as the package kadtk has it.")] = False,
     cocola: Annotated[Path | None, typer.Option("--cocola", help="Checkpoint for the COCOLA score.")] = None,
-    tracker: Annotated[str, typer.Option("--tracker", help=f"Of beats: {', '.join(TRACKERS)}.")] = TRACKERS[0],
+    tracker: Annotated[str, typer.Option("--tracker", help=f"Of beats: {', '.join(TRACKERS)}.")] = default_tracker(),
     seed: Annotated[int, typer.Option("--seed", help="Fixes clips and stems.")] = _DRAW.seed,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
@@ -106,13 +108,13 @@ def evaluate(
     kind, folder = _context(context, has_data=bool(data))
     config = EvaluationConfig(
         out=out,
-        stem=stem,
+        stem=parse_stem(stem),
         models=tuple(model or ()),
         data=tuple(map(str, data or ())),
         context=kind,
         chunks=chunks,
         songs=songs,
-        seconds=seconds,
+        seconds=None if seconds is None else float(seconds),
         split=split,
         validation_file=validation_file,
         metronome_set=metronome_set,

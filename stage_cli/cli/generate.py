@@ -1,20 +1,13 @@
-"""`--stream` of `stage generate`: what goes together with it, and with stdout.
-
-What `stage generate` tells of each stem: a row of a table, a JSON object, notes.
-
-`stage generate`: write a stem for each context.
-"""
+"""`stage generate`: write a stem for each context."""
 
 from __future__ import annotations
 
-import gc
 import secrets
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,15 +25,14 @@ from stage_cli.cli.options import (
     TopPOption,
     chosen_sampling,
 )
+from stage_cli.cli.process import importing
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from stage_cli.core.accompaniment.accompany import Accompaniment, WrittenStem
-    from stage_cli.core.accompaniment.context import Context
-    from stage_cli.core.accompaniment.request import Request
+    from stage_cli.core.accompany import AccompanySettings
+    from stage_cli.core.model import StageModel
+    from stage_cli.core.stem_files import NamedContext, StemFile, StemRequest, Stream, WrittenStems
 
 STDOUT = Path("-")
 
@@ -91,16 +83,21 @@ def goes_to_stdout(
 STEM_COLUMNS = ("file", "seconds", "peak dBFS", "LUFS", "seed", "× real time")
 
 
-def report_failure(request: Request, error: StageError, *, json: bool) -> None:
+def report_failure(request: StemRequest, error: StageError, *, json: bool) -> None:
     """Tell of a context for which nothing was written."""
     if json:
-        failed = {"context": request.context.name, "error": error.what, "why": error.why, "next": error.next_step}
+        failed = {
+            "context": request.context.name,
+            "error": console.as_typed(error.what),
+            "why": console.as_typed(error.why),
+            "next": console.as_typed(error.next_step),
+        }
         console.print_json(failed)
     else:
         console.print_error(error)
 
 
-def notes_on(result: Accompaniment) -> list[str]:
+def notes_on(result: WrittenStems) -> list[str]:
     """Tell what the user should know of it."""
     from stage_cli.core.files import display_name
 
@@ -117,11 +114,11 @@ def notes_on(result: Accompaniment) -> list[str]:
     return notes
 
 
-def _speed(result: Accompaniment) -> float:
+def _speed(result: WrittenStems) -> float:
     return sum(stem.seconds for stem in result.stems) / max(result.compute_seconds, 1e-9)
 
 
-def table_row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
+def table_row(result: WrittenStems, stem: StemFile) -> tuple[str, ...]:
     """A stem's row under `STEM_COLUMNS`."""
     return (
         "stdout" if stem.path is None else str(stem.path),
@@ -133,7 +130,7 @@ def table_row(result: Accompaniment, stem: WrittenStem) -> tuple[str, ...]:
     )
 
 
-def stem_as_json(request: Request, result: Accompaniment, stem: WrittenStem, model_name: str) -> dict[str, Any]:
+def stem_as_json(request: StemRequest, result: WrittenStems, stem: StemFile, model_name: str) -> dict[str, Any]:
     """A stem's JSON object."""
     return {
         "context": request.context.name,
@@ -147,19 +144,7 @@ def stem_as_json(request: Request, result: Accompaniment, stem: WrittenStem, mod
 
 
 _DEFAULTS = GenerationConfig()
-
-
-@contextmanager
-def _not_collecting() -> Generator[None]:
-    """Import torch in here: it makes hundreds of thousands of objects, all of which stay.
-
-    Looking through them for rubbish, again and again, is a tenth of the time that the import takes.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+_ANY_RATE = 48_000  # Hz: a context is looked at before the model's rate is known
 
 
 def generate(
@@ -181,7 +166,7 @@ def generate(
     ] = None,
     stream: Annotated[
         Path | None,
-        typer.Option("--stream", metavar="PATH|-", help="As --output, to be heard while it is made; - is stdout."),
+        typer.Option("--stream", metavar="PATH|-", help="As --output, growing while it is generated; - is stdout."),
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Also write context and stem together.")] = False,
     variations: Annotated[int, typer.Option("--variations", "-n", help="Stems to write for each context.")] = (
@@ -217,14 +202,15 @@ def generate(
 
     stage generate --context mix.wav --stem drums
     """
-    drawn = chosen_sampling(
+    sampling = chosen_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
-    config = GenerationConfig.of_chosen(
-        drawn, seed=secrets.randbelow(2**31) if seed is None else seed, variations=variations
-    )
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)  # what is not possible is told at once
     # Imported here, for argument errors answer without audio libraries.
-    from stage_cli.core.accompaniment.request import Request, choose_format, plan_requests
+    from stage_cli.core.accompany import AccompanySettings
+    from stage_cli.core.contexts import FileContext
+    from stage_cli.core.stem_files import StemRequest, choose_format, plan_requests
     from stage_cli.core.stems import parse_stem
 
     if not stem:
@@ -232,37 +218,32 @@ def generate(
     contexts = _contexts([*(context or []), *(more or [])], start, duration, bpm, beats_per_bar, offset)
     if continuation is not None and len(contexts) > 1:
         raise UsageError("--continue goes with one context")
-    if description is not None and not description.strip():
-        raise UsageError("--description is empty", next_step="leave it out, or say how the stem should sound")
+    settings = AccompanySettings(
+        description=description, continuation=None if continuation is None else FileContext(continuation)
+    )
     to_stdout = goes_to_stdout(stream, contexts, variations, output, format, json=json)
-    named, option = (output, "--output") if stream is None or to_stdout else (stream, "--stream")
-    template = Request(
+    named, field = (output, "output") if stream is None or to_stdout else (stream, "stream")
+    template = StemRequest(
         contexts[0],
         parse_stem(stem),
         (),
-        description=description,
-        continuation=continuation,
-        format=choose_format(named, format, option=option),
+        format=choose_format(named, format, field=field),
         overwrite=overwrite,
         growing=stream is not None and not to_stdout,
     )
     requests = [template]
     if named is not None or not to_stdout:
-        requests = plan_requests(contexts, template, output=named, variations=config.variations, mix=mix, option=option)
-    model_name = _require_model(model, template.stem)
-    requests, failures = _readable(requests, json=json)
-    if requests:
-        failures += _accompany(
-            requests,
-            config,
-            tuple(drawn),
-            model_name,
-            device,
-            precision,
-            offline=offline,
-            json=json,
-            stdout=("mix" if mix else "stem") if to_stdout else None,
+        inputs = () if continuation is None else (continuation,)
+        requests = plan_requests(
+            contexts, template, output=named, variations=variations, mix=mix, inputs=inputs, field=field
         )
+    name = _require_model(model, template.stem)
+    requests, failures = _readable(requests, settings, json=json)
+    if requests:
+        stage_model, settings = _load(
+            name, requests[0], settings, sampling, seed, variations, device, precision, offline=offline, json=json
+        )
+        failures += _write(stage_model, name, requests, settings, _stream(mix) if to_stdout else None, json=json)
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
 
@@ -274,9 +255,9 @@ def _contexts(
     bpm: float | None,
     beats_per_bar: int | None,
     offset: float | None,
-) -> list[Context]:
-    from stage_cli.core.accompaniment.context import FileContext, MetronomeContext
+) -> list[NamedContext]:
     from stage_cli.core.audio.naming import find_audio
+    from stage_cli.core.contexts import FileContext, MetronomeContext
 
     if bpm is not None:
         if paths or start:
@@ -320,18 +301,16 @@ def _require_model(name: str | None, stem: str) -> str:
     )
 
 
-def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], list[StageError]]:
+def _readable(
+    requests: list[StemRequest], settings: AccompanySettings, *, json: bool
+) -> tuple[list[StemRequest], list[StageError]]:
     """Keep the requests whose audio can be opened; tell of the others now, before a model is loaded."""
-    from stage_cli.core.accompaniment.context import FileContext
-    from stage_cli.core.audio.reading import probe
-
     kept, failures = [], []
     for request in requests:
         try:
-            if isinstance(request.context, FileContext):
-                request.context.check()
-            if request.continuation is not None:
-                probe(request.continuation)
+            for context in (request.context, settings.continuation):
+                if context is not None:
+                    context.open(_ANY_RATE)
             kept.append(request)
         except StageError as error:
             failures.append(error)
@@ -339,57 +318,76 @@ def _readable(requests: list[Request], *, json: bool) -> tuple[list[Request], li
     return kept, failures
 
 
-def _accompany(
-    requests: list[Request],
-    config: GenerationConfig,
-    chosen: tuple[str, ...],
-    model_name: str,
+def _load(
+    name: str,
+    request: StemRequest,
+    settings: AccompanySettings,
+    sampling: dict[str, Any],
+    seed: int,
+    variations: int,
     device: str,
     precision: str,
     *,
     offline: bool,
     json: bool,
-    stdout: Literal["stem", "mix"] | None,
-) -> list[StageError]:
-    with console.spinner(f"Loading {model_name} …", quiet=json):
-        with _not_collecting():
-            from stage_cli.core.accompaniment.accompany import accompany, check_stem
-            from stage_cli.core.accompaniment.context import MetronomeContext
-            from stage_cli.core.accompaniment.live import Stream
-            from stage_cli.core.files import display_name
+) -> tuple[StageModel, AccompanySettings]:
+    """Load the model, and complete the settings by its own."""
+    with console.spinner(f"Loading {name} …", quiet=json):
+        with importing():
+            from stage_cli.core.accompany import check_stem, generation_for
             from stage_cli.core.model import StageModel
             from stage_cli.core.weights.hub import bundled_directory
 
-        model = StageModel.from_pretrained(model_name, device=device, precision=precision, offline=offline)
-        check_stem(model, requests[0].stem)
-        # A run has files for contexts, or one metronome track.
-        by_clicks = isinstance(requests[0].context, MetronomeContext)
-        config = config.for_model(model.config.sampling_for(metronome=by_clicks), chosen)
+        model = StageModel.from_pretrained(name, device=device, precision=precision, offline=offline)
+        check_stem(model, request.stem)
+        # A run has files for contexts, or one metronome: one of them stands for all.
+        generation = generation_for(model, request.context, sampling, seed=seed, variations=variations)
     if not json:
-        runtime = model.runtime
-        console.print_note(f"Model: {model_name} on {runtime.device} in {runtime.precision}. Seed: {config.seed}.")
-        if bundled_directory(model_name) is not None:
+        console.print_note(f"Model: {name} on {model.runtime.device} in {model.runtime.precision}. Seed: {seed}.")
+        if bundled_directory(name) is not None:
             console.print_note(
-                "It is small and knows synthetic songs only; for a full-size one see docs/models.md, then --model."
+                "It is small and was trained on synthetic songs. For a full-size one see docs/models.md."
             )
         if model.config.note:
             console.print_note(model.config.note)
-    stream = Stream(console.audio_stdout(), mixed=stdout == "mix") if stdout else None
+    return model, replace(settings, generation=generation)
+
+
+def _stream(mix: bool) -> Stream:
+    from stage_cli.core.stem_files import Stream
+
+    return Stream(console.audio_stdout(), mixed=mix)
+
+
+def _write(
+    model: StageModel,
+    name: str,
+    requests: list[StemRequest],
+    settings: AccompanySettings,
+    stream: Stream | None,
+    *,
+    json: bool,
+) -> list[StageError]:
+    """Write the stems of each context, and tell of them; returns what went wrong."""
+    from stage_cli.core.files import display_name
+    from stage_cli.core.stem_files import write_stems
+
     failures: list[StageError] = []
     rows = []
     for request in requests:
         if request.growing and not json:
-            console.print_note(f"To be heard while it is made: {', '.join(map(display_name, request.growing_paths))}")
+            growing = ", ".join(map(display_name, request.growing_paths))
+            console.print_note(f"Growing while it is generated: {growing}")
         try:
             with console.audio_progress(request.context.name, quiet=json) as on_progress:
-                result = accompany(model, request, config, on_progress, stream=stream)
+                result = write_stems(model, request, settings, on_progress, stream=stream)
         except StageError as error:
             failures.append(error)
             report_failure(request, error, json=json)
             continue
         for stem in result.stems:
             if json:
-                console.print_json(stem_as_json(request, result, stem, model_name))
+                console.print_json(stem_as_json(request, result, stem, name))
             rows.append(table_row(result, stem))
         for note in notes_on(result):
             console.print_note(note)

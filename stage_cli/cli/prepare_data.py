@@ -12,6 +12,7 @@ import typer
 from stage_cli.cli import console
 from stage_cli.cli.options import JsonOption
 from stage_cli.core.data.settings import BEAT_SOURCES, WHOLE_SET, PrepareSettings, Shard, check_shard_settings
+from stage_cli.core.music import key_finder
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def prepare_data(
     chosen = [song for song in songs if not (strict and song.known_error)]
     if not json:
         console.print_note(f"{len(found)} songs, layout {found[0].layout}; {len(chosen)} to look at.")
+        if not check:
+            console.print_note(f"Beats: {settings.beats}. Keys: {key_finder()}.")
     results = _prepare(chosen, settings, jobs, json=json)
     skipped = [song for song in known_bad if strict]
     if json:
@@ -259,8 +262,10 @@ def _as_json(result: PreparedSong, known_error: str) -> dict[str, Any]:
         facts |= {
             "seconds": result.features.duration,
             "bpm": rhythm.bpm,
+            "beats_source": rhythm.source,
             "beats_per_bar": rhythm.beats_per_bar,
             "key": f"{key.tonic} {key.scale}" if key else None,
+            "key_source": key.source if key else None,
             "genres": list(result.features.genres),
             "moods": list(result.features.moods),
         }

@@ -1,31 +1,26 @@
-"""Files that libsndfile reads and writes through Python, so that no failure is lost on the way through C.
+"""Whole files and folders, locks, names in messages, and files that libsndfile reads and writes through Python.
 
 libsndfile reports a full disk as "System error", may not report it at all when it happens on closing, and a
-Ctrl-C that arrives while it works would be raised in one of its callbacks, printed there and forgotten.
-
-A lock on an open file, which ends with the process that holds it, however it ends.
-
-Small files that are there whole, or not at all.
-
-Folders that are there whole, or not at all.
+Ctrl-C that arrives while it works would be raised in one of its callbacks, printed there and forgotten: `GuardedFile`.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import os
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
+from stage_cli.core.machine import STOP_SIGNALS
 from stage_cli.errors import StageError
-
-# Whatever ends a program, where the system knows it.
-_STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGINT") if hasattr(signal, name))
 
 
 def display_name(path: Path) -> str:
@@ -63,7 +58,7 @@ class GuardedFile:
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():  # no other one runs handlers
             try:
-                for number in _STOPS:
+                for number in STOP_SIGNALS:
                     handler = signal.getsignal(number)
                     if callable(handler):
                         self._handlers[number] = handler
@@ -152,7 +147,7 @@ def lock_file(handle: int) -> bool:
     try:
         import fcntl
     except ImportError:
-        return True
+        return _lock_on_windows(handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -162,36 +157,62 @@ def lock_file(handle: int) -> bool:
     return True
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a hidden file in the same folder, which gets its name when all of it has reached the disk.
+def _lock_on_windows(handle: int) -> bool:
+    try:
+        msvcrt: Any = importlib.import_module("msvcrt")
+    except ImportError:
+        return True
+    os.lseek(handle, 0, os.SEEK_SET)  # the lock is on one byte, which need not exist
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EDEADLK)
+    return True
 
-    Args:
-        path: where the file will be; missing folders are made.
-        write: called with the path of the hidden file.
+
+@contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """Fill a hidden file beside `path`; when all of it has reached the disk it takes that name.
+
+    Missing folders are made; a file that has the name already is replaced.
+
+    Raises:
+        OSError: it cannot be written; then nothing has changed, and nothing half-written is left.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:  # Windows syncs only what is open for writing
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # what went wrong is being raised already
+            part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill the hidden file of `whole_file`.
 
     Raises:
         StageError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as part:
+            write(part)
     except OSError as error:
         raise cannot_write(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 text file, line ends as they are, whole or not at all; return its path.
 
     Raises:
         StageError: it cannot be written.
     """
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline=""))
+    return path
 
 
 def cannot_write(path: Path, error: OSError) -> StageError:
@@ -199,7 +220,7 @@ def cannot_write(path: Path, error: OSError) -> StageError:
     return StageError(
         f"cannot write {display_name(path)}",
         why=error.strerror or str(error),
-        next_step="free some space, or choose another run.directory",
+        next_step="free some space, or choose another folder",
     )
 
 
@@ -226,7 +247,7 @@ def whole_folder(folder: Path) -> Generator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         part.rename(folder)
-        _sync_entry(folder.parent)
+        sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         recover(folder)
@@ -258,18 +279,16 @@ def _beside(folder: Path, ending: str) -> Path:
 def _sync(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            with (Path(parent) / name).open("rb") as file:
+            with (Path(parent) / name).open("rb+") as file:  # as above
                 os.fsync(file.fileno())
-        _sync_entry(Path(parent))
+        sync_folder(Path(parent))
 
 
-def _sync_entry(folder: Path) -> None:
-    """Let the names in a folder reach the disk; some systems cannot open folders, and need not."""
-    try:
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk, where the system lets folders be synchronised (not Windows)."""
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -25,6 +25,11 @@ from typing import TypeVar
 
 from stage_cli.errors import StageError
 
+STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""The signals by which a user, a terminal or a batch system ends a program, where the system knows them."""
+
 _PROCESSOR = Path("/proc/cpuinfo")
 _ARITHMETIC = {"avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 _STATUS = Path("/proc/self/status")

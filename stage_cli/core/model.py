@@ -1,15 +1,26 @@
-"""StageModel: codec + text + language model, loaded tensor by tensor onto one device in one precision."""
+"""StageModel: codec + text + language model, loaded tensor by tensor onto one device in one precision.
+
+It is an `Accompanist` (`accompany.py`): it reads contexts as codes, generates codes, and decodes them piece by piece.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stage_cli.core.accompany import AccompanySettings, AudioBlock, Progress, Stem, accompany, generation_for
 from stage_cli.core.codec.config import make_codec
+from stage_cli.core.codec.streaming import PIECE_FRAMES, StreamingDecoder, StreamingEncoder
+from stage_cli.core.contexts import ArrayContext, Context, FileContext, MetronomeContext
+from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.generation.song import generate_song
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import StageConfig
@@ -24,7 +35,11 @@ from stage_cli.errors import DeviceError, UsageError, WeightsError
 
 
 class StageModel(nn.Module):
-    """A model that writes stems.
+    """A model that generates stems.
+
+    >>> model = StageModel.from_pretrained("bundled-drums")
+    >>> stem = model.accompany("mix.wav", seed=1)
+    >>> stem.save("drums.wav")
 
     Attributes:
         config: sizes, stem, licence.
@@ -103,6 +118,134 @@ class StageModel(nn.Module):
                 module.flatten_parameters()  # on CUDA; else cuDNN gathers them at each call, and warns of it
         return model.eval()
 
+    @overload
+    def accompany(
+        self,
+        context: ContextLike | None = None,
+        *,
+        sample_rate: int | None = None,
+        bpm: float | None = None,
+        beats_per_bar: int | None = None,
+        offset: float | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        description: str | None = None,
+        continuation: ContextLike | None = None,
+        seed: int | None = None,
+        variations: None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advance: float | None = None,
+        lookahead: float | None = None,
+        on_audio: Callable[[np.ndarray], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Stem: ...
+
+    @overload
+    def accompany(
+        self,
+        context: ContextLike | None = None,
+        *,
+        sample_rate: int | None = None,
+        bpm: float | None = None,
+        beats_per_bar: int | None = None,
+        offset: float | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        description: str | None = None,
+        continuation: ContextLike | None = None,
+        seed: int | None = None,
+        variations: int,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advance: float | None = None,
+        lookahead: float | None = None,
+        on_audio: Callable[[np.ndarray], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[Stem]: ...
+
+    def accompany(
+        self,
+        context: ContextLike | None = None,
+        *,
+        sample_rate: int | None = None,
+        bpm: float | None = None,
+        beats_per_bar: int | None = None,
+        offset: float | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        description: str | None = None,
+        continuation: ContextLike | None = None,
+        seed: int | None = None,
+        variations: int | None = None,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        advance: float | None = None,
+        lookahead: float | None = None,
+        on_audio: Callable[[np.ndarray], None] | None = None,
+        on_progress: Progress | None = None,
+    ) -> Stem | list[Stem]:
+        """Generate a stem that fits a context, at the context's rate and exactly as long.
+
+        The same seed and settings generate the same stem as `stage generate`. Sampling settings that are left out are
+        the model's own.
+
+        Args:
+            context: an audio file; or an array `[frames]` or `[channels, frames]` of floats, full scale ±1, with its
+                `sample_rate`. Leave it out where `bpm` is given.
+            sample_rate: Hz of an array.
+            bpm: no context but a tempo, 20 to 400 beats a minute: the stem is generated for a metronome.
+            beats_per_bar: with `bpm`; 4 if left out.
+            offset: with `bpm`: seconds of the first downbeat; 0 if left out.
+            start: seconds of the context to skip.
+            duration: seconds to generate; the whole context if left out, 30 s with `bpm`.
+            description: text such as "Genre: Rock. Mood: happy.", for a model that takes one.
+            continuation: the beginning of the stem, to go on from: a file, or an array at `sample_rate`.
+            seed: 0 or more; fixes the stem. Random if left out: see `Stem.seed`.
+            variations: generate so many takes, with the seeds `seed`, `seed + 1`, …, and return a list of them.
+            guidance: how closely to follow context and description; 1 is off.
+            temperature: of the sampling; 0 takes the likeliest tokens.
+            top_k: sample from so many likeliest tokens; 0 is all.
+            top_p: sample from the likeliest tokens up to this probability; 1 is all.
+            advance: share of the model's window by which it moves over a longer context.
+            lookahead: share of the window, at its end, that the model sees and the next window generates.
+            on_audio: called with the first take's audio while it is generated: `[frames]` float32 at the context's
+                rate, about 0.3 s each time. It may exceed full scale, and differs from the stem by rounding.
+            on_progress: called with the phase ("read" or "generate"), seconds done and seconds in all. An exception
+                that it raises ends the work.
+
+        Returns:
+            A stem; with `variations` a list of stems.
+
+        Raises:
+            UsageError: a value is not possible, or two do not go together; an array without its rate.
+            AudioError: a file cannot be read.
+            WeightsError: the model returns samples that are no numbers.
+            DeviceError: out of memory.
+        """
+        given: dict[str, float | None] = {
+            "guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "advance": advance, "lookahead": lookahead,
+        }  # fmt: skip
+        source = _context(context, sample_rate, bpm, beats_per_bar, offset, start, duration)
+        generation = generation_for(
+            self,
+            source,
+            {name: value for name, value in given.items() if value is not None},
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+            variations=1 if variations is None else variations,
+        )
+        beginning = None if continuation is None else _audio_context(continuation, sample_rate)
+        settings = AccompanySettings(generation, description, beginning)
+        stems = accompany(self, source, settings, on_progress or (lambda *_: None), on_audio=on_audio)
+        return stems[0] if variations is None else stems
+
     def encode_description(self, description: str) -> Tensor:
         """Turn a description into the vectors that the language model attends to, `[1, L, D]`.
 
@@ -125,7 +268,7 @@ class StageModel(nn.Module):
             raise UsageError(
                 "This model takes no description",
                 why="it has no text encoder",
-                next_step="leave --description out, or use another --model",
+                next_step="leave `description` out, or use another `model`",
             )
         if self._text_encoder is None:
             directory = self._text_encoder_directory(self.config.text_encoder)
@@ -157,7 +300,7 @@ class StageModel(nn.Module):
             raise WeightsError(
                 "A model that was loaded as int8 cannot be saved",
                 why="its weights are rounded",
-                next_step="load it with precision float32 or bfloat16",
+                next_step="load it with `precision` float32 or bfloat16",
             )
         save_directory(Path(directory), self.config, self._tensors())
 
@@ -173,6 +316,135 @@ class StageModel(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push_directory(Path(folder), repository, private=private)
+
+    # The model as an `Accompanist`: what `core/accompany.py` needs of it.
+
+    @property
+    def stem(self) -> str | None:
+        """The stem that it generates; None: it was not trained for one."""
+        return self.config.stem
+
+    @property
+    def channels(self) -> int:
+        """Its takes are mono."""
+        return 1
+
+    @property
+    def context_rate(self) -> int:
+        """Hz of the mono context that it reads: the codec's rate."""
+        return self.config.codec.sample_rate
+
+    @property
+    def levels_contexts(self) -> bool:
+        """Whether contexts of an unusual level are brought to a usual one.
+
+        Not for a plain MusicGen: it goes on in the context's own sound, and is to go on at its level.
+        """
+        return self.config.lm.separator
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user of each of its takes should know."""
+        if self.config.lm.separator:
+            return ()
+        return (
+            "This is a plain MusicGen: it goes on from the context instead of accompanying it, and knows no stems. "
+            "Train it for a stem, or import a STAGE checkpoint.",
+        )
+
+    def sampling_for(self, *, metronome: bool) -> Mapping[str, float]:
+        """Its own sampling settings, for a metronome or for other contexts."""
+        return self.config.sampling_for(metronome=metronome)
+
+    def take_rate(self, context_rate: int) -> int:  # noqa: ARG002 - a codec has one rate
+        """Hz of the blocks that it generates: the codec's rate."""
+        return self.config.codec.sample_rate
+
+    @torch.inference_mode()
+    def describe(self, description: str | None) -> Tensor | None:
+        """Encode a description, `[1, L, D]`; None for none. Raises as `encode_description`."""
+        with memory_errors(self.config, self.runtime):
+            return None if description is None else self.encode_description(description)
+
+    @torch.inference_mode()
+    def read(self, blocks: Iterable[np.ndarray]) -> Tensor:
+        """Encode mono audio, blocks `[frames]` at the codec's rate, in pieces.
+
+        Returns:
+            Codes `[1, K, T]` on the language model's device.
+
+        Raises:
+            DeviceError: out of memory.
+        """
+        encoder, device = StreamingEncoder(self.codec), self.runtime.codec_device
+        codes = []
+        with memory_errors(self.config, self.runtime):
+            for block in blocks:
+                audio = torch.from_numpy(np.ascontiguousarray(block)).to(device)
+                codes.append(encoder.push(audio.expand(1, self.config.codec.channels, -1)))
+            codes.append(encoder.finish())
+            return torch.cat(codes, dim=2).to(self.runtime.device)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        context: Tensor,
+        config: GenerationConfig,
+        *,
+        given: Tensor | None = None,
+        continuation: Tensor | None = None,
+        live_seconds: float | None = None,
+        final: bool = True,
+        on_seconds: Callable[[float], None] = lambda _: None,
+    ) -> Generator[AudioBlock]:
+        """Generate codes, and decode them as they come; `accompany` is what most callers want.
+
+        Args:
+            context: codes `[1, K, T]`, as `read` returns them.
+            config: guidance, sampling, seed, takes.
+            given: the description, as `describe` returns it.
+            continuation: codes `[1, K, Tk]` of the stem's beginning.
+            live_seconds: about how long live blocks are; None: there are none.
+            final: whether there are blocks that are not live.
+            on_seconds: called after each step with the seconds generated so far; may raise to stop.
+
+        Yields:
+            Blocks of each take, `[1, samples]` at the codec's rate.
+
+        Raises:
+            UsageError: the continuation is as long as the context.
+            DeviceError: out of memory.
+        """
+        if continuation is not None and continuation.shape[2] >= context.shape[2]:
+            raise UsageError(
+                "`continuation` is as long as the context: nothing is left to generate",
+                next_step="give a shorter one, or a longer context",
+            )
+        frame_rate = self.config.codec.frame_rate
+        piece, decoders = None, []
+        if live_seconds is not None:
+            piece = max(1, round(live_seconds * frame_rate))
+            # First, and decoded by itself: the rounding of small pieces must not reach the takes.
+            decoders.append(_TakeDecoder(self, config.variations, piece, live=True))
+        if final:
+            decoders.append(_TakeDecoder(self, config.variations, PIECE_FRAMES))
+        with memory_errors(self.config, self.runtime):
+            parts = generate_song(
+                self.lm,
+                context,
+                config,
+                window=self.config.window_frames,
+                continuation=continuation,
+                piece=piece,
+                text=given,
+                on_frames=lambda frames: on_seconds(frames / frame_rate),
+            )
+            with closing(parts):
+                for codes in parts:
+                    for decoder in decoders:
+                        yield from decoder.push(codes)
+            for decoder in decoders:
+                yield from decoder.finish()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """List all tensors; what is kept as int8 as the floats that it stands for."""
@@ -215,6 +487,89 @@ class StageModel(nn.Module):
         return inside if inside.is_dir() else resolve(name, offline=self.offline)
 
 
+class _TakeDecoder:
+    """Decodes the codes of all takes as they come."""
+
+    def __init__(self, model: StageModel, takes: int, piece_frames: int, *, live: bool = False) -> None:
+        self._device = model.runtime.codec_device
+        self._live = live
+        # On a CPU one by one: what the network holds of one piece fits its caches, and that of several does not.
+        decoders = takes if self._device.type == "cpu" else 1
+        self._decoders = [StreamingDecoder(model.codec, piece_frames=piece_frames) for _ in range(decoders)]
+
+    def push(self, codes: Tensor) -> Iterator[AudioBlock]:
+        """Take the next codes, `[takes, K, t]`."""
+        parts = codes.to(self._device).chunk(len(self._decoders))
+        return self._blocks([decoder.push(part) for decoder, part in zip(self._decoders, parts, strict=True)])
+
+    def finish(self) -> Iterator[AudioBlock]:
+        """End the codes."""
+        return self._blocks([decoder.finish() for decoder in self._decoders])
+
+    def _blocks(self, parts: list[Tensor]) -> Iterator[AudioBlock]:
+        audio = torch.cat(parts)
+        mono = audio.mean(dim=1) if audio.shape[1] > 1 else audio[:, 0]
+        if mono.shape[1]:
+            for take, samples in enumerate(mono.float().cpu().numpy()):
+                yield AudioBlock(take, samples[None], self._live)
+
+
+ContextLike = str | Path | np.ndarray | Context
+"""A file, an array, or a context of `core/contexts.py`."""
+
+
+def _audio_context(
+    audio: ContextLike, sample_rate: int | None, start: float = 0.0, duration: float | None = None
+) -> Context:
+    """Make a context of a file or an array."""
+    if isinstance(audio, str | Path):
+        if sample_rate is not None:
+            raise UsageError(
+                f"`sample_rate` goes with an array, and {audio} is a file",
+                why="a file says its rate itself",
+                next_step="leave it out",
+            )
+        return FileContext(Path(audio).expanduser(), start, duration)
+    if isinstance(audio, FileContext | ArrayContext | MetronomeContext):
+        if sample_rate is not None or start or duration is not None:
+            raise UsageError(
+                f"`sample_rate`, `start` and `duration` do not go with {type(audio).__name__}",
+                next_step="say them where it is made",
+            )
+        return audio
+    if sample_rate is None:
+        raise UsageError(
+            "`sample_rate` is missing",
+            why="an array does not say its rate",
+            next_step="give its rate in Hz, such as sample_rate=44100",
+        )
+    return ArrayContext(np.asarray(audio), sample_rate, start, duration)
+
+
+def _context(
+    context: ContextLike | None,
+    sample_rate: int | None,
+    bpm: float | None,
+    beats_per_bar: int | None,
+    offset: float | None,
+    start: float,
+    duration: float | None,
+) -> Context:
+    """Make the context that a user has named."""
+    if bpm is None:
+        for name, value in (("beats_per_bar", beats_per_bar), ("offset", offset)):
+            if value is not None:
+                raise UsageError(f"`{name}` goes with `bpm` only")
+        if context is None:
+            raise UsageError("There is nothing to accompany", next_step="give a file, an array, or `bpm`")
+        return _audio_context(context, sample_rate, start, duration)
+    if context is not None or start:
+        extra = "`start`" if context is None else "the context"
+        raise UsageError("`bpm` makes its own context", next_step=f"leave out {extra}")
+    clicks = {"beats_per_bar": beats_per_bar, "offset": offset, "duration": duration}
+    return MetronomeContext(bpm, **{name: value for name, value in clicks.items() if value is not None})  # ty: ignore[invalid-argument-type]
+
+
 def runtime_for(config: StageConfig, device: str, precision: str, *, rounded: bool = False) -> Runtime:
     """Choose device and precision for a model, whose weights may be stored as int8; see `core/precision.py`."""
     lm = config.lm
@@ -246,9 +601,9 @@ def _out_of_memory(config: StageConfig, runtime: Runtime) -> DeviceError:
     sizes = ", ".join(
         f"{precision} {config.lm.parameters * width / 1e9:.1f} GB" for precision, width in BYTES_PER_WEIGHT.items()
     )
-    smaller = "a smaller --model" if runtime.quantized else "--precision int8 --device cpu, or a smaller --model"
+    smaller = "a smaller `model`" if runtime.quantized else "`precision` int8 on `device` cpu, or a smaller `model`"
     return DeviceError(
         f"Out of memory on {runtime.device}",
         why=f"this model's weights alone need: {sizes}",
-        next_step=f"try {smaller}, or fewer --variations",
+        next_step=f"try {smaller}, or fewer `variations`",
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from stage_cli.core.codec.config import AnyCodecConfig, CodecConfig, codec_config_from_dict
 from stage_cli.core.lm.config import LanguageModelConfig
-from stage_cli.core.stems import parse_stem
+from stage_cli.core.stems import STEMS, parse_stem
 from stage_cli.errors import UsageError, WeightsError
 
 MODEL_TYPE = "stage"
@@ -68,11 +68,8 @@ class StageConfig:
                 why="it must hold at least two frames",
             )
         self._check_sampling()
-        if self.stem is not None:
-            try:
-                object.__setattr__(self, "stem", parse_stem(self.stem))
-            except UsageError as error:
-                raise WeightsError(f"stem = {self.stem!r} in the model's config", why=error.why) from None
+        if self.stem is not None and self.stem not in STEMS:
+            raise WeightsError(f"stem = {self.stem!r} in the model's config", why=f"allowed: {', '.join(STEMS)}")
 
     def _check_sampling(self) -> None:
         """Look at the types only: which settings there are, and their limits, are the sampling's matter."""
@@ -134,7 +131,11 @@ class StageConfig:
         try:
             lm = LanguageModelConfig.from_dict(fields.pop("lm"))
             codec = codec_config_from_dict(fields.pop("codec"))
+            if isinstance(fields.get("stem"), str):
+                fields["stem"] = parse_stem(fields["stem"])
             return cls(lm=lm, codec=codec, **fields)
+        except UsageError as error:
+            raise WeightsError(f"stem = {fields['stem']!r} in the model's config", why=error.why) from None
         except KeyError as error:
             raise WeightsError(f"config.json has no {error.args[0]!r}") from None
         except TypeError as error:

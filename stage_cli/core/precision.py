@@ -111,7 +111,7 @@ def choose_runtime(
     """Choose device and precision for a language model.
 
     `auto` is bfloat16 on CUDA; on a CPU int8 for models of MusicGen's size (the fastest one that draws nearly the same
-    tokens as fp32, see docs/benchmarks.md) and for those whose weights are stored so, and fp32 for other small ones;
+    tokens as fp32: docs/dev/benchmarks.md) and for those whose weights are stored so; fp32 for other small ones;
     fp32 elsewhere.
 
     Args:

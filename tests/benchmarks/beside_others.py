@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch
 from environment import describe
 
-from stage_cli.core.generation import graphs
+from stage_cli.core.generation import threads
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_window
 from stage_cli.core.model import StageModel
@@ -31,14 +31,14 @@ WARM_UP = 5
 WAYS = {
     "all threads, float32": ("float32", 0),
     "as many as pay, int8": ("int8", 0),
-    "one thread, float32": ("float32", graphs.SMALL_STEP),
-    "one thread, int8: as shipped": ("int8", graphs.SMALL_STEP),
+    "one thread, float32": ("float32", threads.SMALL_STEP),
+    "one thread, int8: as shipped": ("int8", threads.SMALL_STEP),
 }
 
 
 def steps(model: StageModel, limit: int) -> list[float]:
     """Decode a window; returns the seconds of each step."""
-    graphs.SMALL_STEP = limit
+    threads.SMALL_STEP = limit
     lm, times = model.lm, []
     frames = round(model.config.window_seconds * model.codec.config.frame_rate)
     context = torch.randint(lm.config.codebook_size, (1, lm.config.codebooks, frames))

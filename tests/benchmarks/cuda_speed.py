@@ -24,17 +24,17 @@ from environment import describe
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import MetronomeContext
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings
 from stage_cli.core.bench.measure import synchronize
 from stage_cli.core.bench.run import random_config, write_random_model
 from stage_cli.core.bench.settings import SIZES
+from stage_cli.core.contexts import MetronomeContext
 from stage_cli.core.generation import graphs
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_window
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
+from stage_cli.core.stem_files import StemRequest, write_stems
 
 
 def window(lm: LanguageModel, variations: int, frames: int, context: int, config: GenerationConfig) -> torch.Tensor:
@@ -121,10 +121,10 @@ def by_efficient_kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_
 
 def song_seconds(model: StageModel, length: float, folder: Path) -> float:
     """Wall seconds of writing a stem over clicks of some length into a file, codec included."""
-    request = Request(
+    request = StemRequest(
         MetronomeContext(120, duration=length), model.config.stem or "drums", (folder / "stem.wav",), overwrite=True
     )
-    return seconds(model.runtime.device, lambda: accompany(model, request, GenerationConfig()))
+    return seconds(model.runtime.device, lambda: write_stems(model, request, AccompanySettings()))
 
 
 @contextmanager

@@ -18,12 +18,11 @@ import time
 
 from environment import describe
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import MetronomeContext
-from stage_cli.core.accompaniment.live import Stream
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings
+from stage_cli.core.contexts import MetronomeContext
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
+from stage_cli.core.stem_files import StemRequest, Stream, write_stems
 
 HEADER_BYTES = 44
 
@@ -48,9 +47,9 @@ def measure(model: StageModel, seconds: float, seed: int) -> tuple[float, float,
         if phase == "generate" and len(steps) < 2:  # before the prefill, and after the first token
             steps.append(time.perf_counter())
 
-    request = Request(MetronomeContext(120, duration=seconds), model.config.stem or "drums", ())
+    request = StemRequest(MetronomeContext(120, duration=seconds), model.config.stem or "drums", ())
     config = GenerationConfig(seed=seed).for_model(model.config.sampling, [])
-    result = accompany(model, request, config, on_progress, stream=Stream(listener))
+    result = write_stems(model, request, AccompanySettings(config), on_progress, stream=Stream(listener))
     sounds = listener.heard[1:]
     first = sounds[0][0]
     bytes_a_second = 2 * result.stems[0].sample_rate

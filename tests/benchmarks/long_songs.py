@@ -20,9 +20,8 @@ import numpy as np
 import soundfile
 from environment import describe
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import FileContext
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings
+from stage_cli.core.contexts import FileContext
 from stage_cli.core.data.index import IndexedSong, find_songs
 from stage_cli.core.evaluation.intervals import Interval, mean_interval, paired_difference
 from stage_cli.core.evaluation.metrics import beat_f1
@@ -30,6 +29,7 @@ from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.model import StageModel
 from stage_cli.core.music.beats import BeatGrid, metronome
 from stage_cli.core.music.detection import track_beats
+from stage_cli.core.stem_files import StemRequest, write_stems
 
 PART = 20.0  # seconds
 
@@ -47,7 +47,7 @@ def written(
     """Write the stem for a context, as `stage generate` does it, at the context's sample rate."""
     mix, output = folder / "mix.wav", folder / "stem.wav"
     soundfile.write(mix, context / max(1.0, float(np.abs(context).max())), rate, subtype="FLOAT")
-    accompany(model, Request(FileContext(mix), stem, (output,), overwrite=True), config)
+    write_stems(model, StemRequest(FileContext(mix), stem, (output,), overwrite=True), AccompanySettings(config))
     return soundfile.read(output, dtype="float32")[0]
 
 

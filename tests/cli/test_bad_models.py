@@ -31,7 +31,7 @@ def generate_with(refused: Refused, write_music: Write) -> Refused:
 def test_no_model(refused: Refused, write_music: Write) -> None:
     match = (
         "No model for guitar comes with stage-cli: --model is missing.*bundled are models for: .*"
-        r"stage models import stage-guitar.safetensors --stem guitar\) or train one \(docs/train.md\)"
+        r"stage models import stage-guitar.safetensors --stem guitar\) or train one \(`stage docs train`\)"
     )
     for options in ((), ("--model", "")):
         refused("generate", write_music(), "--stem", "guitar", *options, code=2, match=match)
@@ -186,7 +186,7 @@ def test_weights_that_are_finite_but_overflow(
 ) -> None:
     name = "codec.decoder.output.weight"
     huge = torch.full_like(tiny_model.state_dict()[name], 3e38)
-    match = "codec returned samples that are no numbers on cpu.*weights are damaged.*fetch the model again"
+    match = "model returned samples that are no numbers.*weights are damaged.*fetch the model again"
     generate_with(change_model(tensors={name: huge}), code=1, match=match)
 
 

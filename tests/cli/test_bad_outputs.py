@@ -48,17 +48,17 @@ def test_a_file_that_exists(cannot_write: Refused, tmp_path: Path, options: tupl
 def test_a_file_that_appears_meanwhile(
     stage: Stage, write_music: Write, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stage_cli.core.accompaniment import accompany
+    from stage_cli.core import stem_files
 
     context = write_music(seconds=0.3)
     before = snapshot(tmp_path)
-    write_scaled = accompany.write_scaled
+    write_scaled = stem_files.write_scaled
 
     def while_another_program_writes(*arguments: Any) -> None:
         write_scaled(*arguments)
         (tmp_path / "mix.drums.wav").write_bytes(b"precious")
 
-    monkeypatch.setattr(accompany, "write_scaled", while_another_program_writes)
+    monkeypatch.setattr(stem_files, "write_scaled", while_another_program_writes)
     outcome = stage("generate", context, "--stem", "drums", "--model", tiny_model_dir)
     assert outcome.code == 2
     assert "mix.drums.wav already exists" in outcome.stderr

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from cli.conftest import Refused, Stage
@@ -129,7 +129,7 @@ def test_random_weights_of_a_size(
 def test_each_measurement_has_a_process_of_its_own(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Without a fixture that spares them; nothing is left in the folder for temporary files."""
     command = [sys.executable, "-m", "stage_cli", "bench", "--model", str(tiny_model_dir), "--device", "cpu", "--json"]
-    done = subprocess.run(
+    done = forked.run(
         [*command, *map(str, QUICK), "--lengths", "1"],
         capture_output=True,
         text=True,

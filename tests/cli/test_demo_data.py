@@ -17,9 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import soundfile
+from data.midi_songs import band_tracks, write_drummers, write_midi_file
 
 from cli.conftest import Outcome, Refused, Stage, snapshot
 from stage_cli.core.band import soundfont
@@ -178,10 +180,42 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(stage: Stage) -> None:
         (("--tempo-changes", "often"), r"--tempo-changes cannot be 'often'.*never, some, always"),
         (("--soundfont", "missing.sf2"), r"cannot read the soundfont missing.sf2.*No such file"),
         (("--sounds", "synth", "--soundfont", "x.sf2"), r"--sounds synth needs no --soundfont"),
+        (("--arrangement-share", 1.5), r"--arrangement-share cannot be 1.5.*allowed: 0 to 1"),
+        (("--drummers", "missing"), r"cannot read drummers from missing.*it is no folder"),
+        (("--kits", "missing"), r"cannot read kits from missing.*it is no folder"),
+        (("--arrangements", "."), r"cannot read arrangements from \..*it holds no MIDI files"),
     ],
 )
 def test_bad_input_is_refused(refused: Refused, options: tuple[object, ...], match: str) -> None:
     refused("demo-data", "songs", *options, code=2, match=match)
+
+
+def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Path) -> None:
+    write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
+    write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
+    (tmp_path / "midi" / "text.mid").write_text("not MIDI")
+    options = ["--songs", 6, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
+    outcome = stage("demo-data", "songs", *options, *learned, "--json")
+    assert outcome.code == 0
+    assert "Skipped in midi: text.mid: it is no MIDI file." in outcome.stderr
+    known = [read_data(tmp_path / song["path"])["annotations"] for song in outcome.results]
+    assert {data["drummer"].split("/")[0] for data in known if "drummer" in data} == {"drummer1"}
+    pieces = [song for song in outcome.results if song["style"] == "arrangement"]
+    assert pieces
+    for song in pieces:
+        data = read_data(tmp_path / song["path"])
+        assert (song["title"], song["key"]) == ("piece", "")
+        assert {"drums", "bass", "guitar"} <= {stem["stemName"] for stem in data["stems"]}
+        assert (data["annotations"]["key"], data["annotations"]["sections"]) == (None, [])
+    # The same again, with processes; the order of the songs does not matter.
+    first = snapshot(tmp_path / "songs")
+    assert stage("demo-data", "again", *options, *learned, "--jobs", 2).code == 0
+    assert snapshot(tmp_path / "again") == first
+    # A recipe names the folders' content.
+    refused(
+        "demo-data", "songs", *options, code=2, match=r"songs of other settings.*drummers is groove \d+ .*, None here"
+    )
 
 
 def test_a_file_that_is_no_soundfont(refused: Refused, tmp_path: Path) -> None:
@@ -276,7 +310,7 @@ def test_a_full_disk_leaves_nothing_half_written(stage: Stage, tmp_path: Path, m
 def test_an_interrupted_run_is_resumed(tmp_path: Path, stage: Stage, end: signal.Signals, jobs: int) -> None:
     options = ["songs", "--songs", "5", "--seconds", "5", "--sounds", "synth", "--jobs", str(jobs)]
     command = [sys.executable, "-m", "stage_cli", "demo-data", *options]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "songs").glob("[!.]*/data.json")):  # a hidden folder is a song that is not finished
         assert time.monotonic() < deadline
@@ -295,16 +329,3 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, stage: Stage, end: signal
     assert len(outcome.results) == 5
     assert any(not song["written"] for song in outcome.results)
     assert len(list((tmp_path / "songs").iterdir())) == 5
-
-
-def test_help_and_argument_errors_import_no_audio() -> None:
-    for arguments, code in ((["--help"], 0), (["out", "--songs", "0"], 2), ([], 2)):
-        program = (
-            "import sys; from stage_cli.cli.app import app\n"
-            f"try: app(['demo-data', *{arguments!r}])\n"
-            "except SystemExit as end: code = end.code\n"
-            "heavy = {'numpy', 'scipy', 'torch', 'soundfile'} & set(sys.modules)\n"
-            f"sys.exit(0 if code == {code} and not heavy else f'{{code}} {{heavy}}')"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr

@@ -30,18 +30,10 @@ def decibels(value: float) -> float:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        pytest.param("mix.wav", {"subtype": "PCM_16"}, id="wav-16"),
-        pytest.param("mix.wav", {"subtype": "PCM_24"}, id="wav-24"),
-        pytest.param("mix.wav", {"subtype": "FLOAT"}, id="wav-float"),
-        pytest.param("mix.wav", {"subtype": "PCM_U8"}, id="wav-8"),
-        pytest.param("mix.wav", {"format": "WAVEX"}, id="wav-extensible"),
-        pytest.param("mix.aiff", {}, id="aiff"),
-        pytest.param("mix.flac", {}, id="flac"),
+        # All that can be read is read in test_audio_reading.py.
+        pytest.param("MIX.WAV", {"subtype": "PCM_24"}, id="capital-letters"),
         pytest.param("mix.mp3", {}, id="mp3"),
-        pytest.param("mix.ogg", {}, id="ogg-vorbis"),
         pytest.param("mix.opus", {"format": "OGG", "subtype": "OPUS", "sample_rate": 48000}, id="ogg-opus"),
-        pytest.param("mix.caf", {}, id="caf"),
-        pytest.param("MIX.WAV", {}, id="capital-letters"),
     ],
 )
 def test_formats_of_the_context(generate: Stage, write_music: Write, name: str, options: dict) -> None:
@@ -55,7 +47,7 @@ def test_formats_of_the_context(generate: Stage, write_music: Write, name: str, 
     assert result["seconds"] == len(decoded) / rate
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000])
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 192000])
 def test_rates_of_the_context(generate: Stage, write_music: Write, rate: int) -> None:
     context = write_music(seconds=0.531, sample_rate=rate)
     stem = generate(context).result["path"]
@@ -63,7 +55,7 @@ def test_rates_of_the_context(generate: Stage, write_music: Write, rate: int) ->
     assert np.abs(read_wav(stem)).max() > 0.01
 
 
-@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
 def test_channels_of_the_context(generate: Stage, write_music: Write, channels: int) -> None:
     result = generate(write_music(seconds=0.5, channels=channels), "--mix").result
     assert wav_header(result["path"]) == (44100, 22050, 1, 3)
@@ -453,7 +445,7 @@ def test_continue_may_be_longer_than_the_context(refused: Refused, write_music: 
     context, longer = write_music(seconds=0.5), write_music("longer.wav", seconds=3.0)
     refused(
         "generate", context, "--stem", "drums", "--model", tiny_model_dir, "--continue", longer,
-        code=2, match="longer.wav is as long as the context: nothing is left to write.*give a shorter one",
+        code=2, match="longer.wav is as long as the context: nothing is left to generate.*give a shorter one",
     )  # fmt: skip
 
 

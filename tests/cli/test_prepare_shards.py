@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from data.layout_sets import noise, write, write_musdb
@@ -150,7 +151,7 @@ def test_a_stop_leaves_no_half_of_a_set(stage: Stage, tmp_path: Path, number: si
         data["annotations"] = {"bpm": 120, "beats": [0.5, 1.0], "key": {"tonic": "C", "scale": "major"}}
         (song / "data.json").write_text(json.dumps(data))
     command = [sys.executable, "-m", "stage_cli", "prepare-data", "set", *options]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while not list((tmp_path / "shards").glob(".shard-000000.tar.*.part")):
         assert process.poll() is None, process.communicate()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -30,14 +31,48 @@ Write = Callable[..., Path]
 STAGE = (sys.executable, "-m", "stage_cli")
 Environment = dict[str, str]
 
-# Runs the command line, then lists on stderr what was imported meanwhile.
+# Runs one command line after another, and tells after each its exit code and what has been imported by then.
 REPORTING = """
-import atexit, sys
-from stage_cli.cli.app import main
-heavy = {"torch", "transformers", "huggingface_hub", "scipy", "soundfile", "soxr", "numpy", "rich"}
-atexit.register(lambda: print("imported:", *sorted(heavy & set(sys.modules)), file=sys.stderr))
-main()
+import json, sys
+from stage_cli.cli.app import app
+heavy = {"torch", "transformers", "huggingface_hub", "scipy", "soundfile", "soxr", "numpy", "rich", "essentia"}
+for arguments in json.loads(sys.argv[1]):
+    try:
+        app(arguments)
+    except SystemExit as end:
+        print("told:", json.dumps([arguments, end.code, sorted(heavy & set(sys.modules))]), file=sys.stderr)
 """
+AUDIO = {"numpy", "soundfile"}
+# Exit code, what may be imported, and the command line; what may import more comes later.
+WITHOUT_TORCH: list[tuple[int, set[str], str]] = [
+    (0, set(), "--help"),
+    (0, set(), "--version"),
+    (0, set(), "generate --help"),
+    (2, set(), "generate --nonsense"),
+    (2, set(), "generate mix.wav --top-k many"),
+    (2, set(), "generate mix.wav --guidance -1"),
+    (0, set(), "train --help"),
+    (2, set(), "train"),
+    (2, set(), "train -c drums --set train.steps=many"),
+    (0, set(), "evaluate --help"),
+    (2, set(), "evaluate --chunks x"),
+    (2, set(), "evaluate --out r --metronome-set"),
+    (0, set(), "bench --help"),
+    (2, set(), "bench --random huge"),
+    (2, set(), "bench --lengths 30,many"),
+    (0, set(), "prepare-data --help"),
+    (2, set(), "prepare-data x --beats y"),
+    (2, set(), "prepare-data"),
+    (0, set(), "demo-data --help"),
+    (2, set(), "demo-data out --songs 0"),
+    (2, set(), "demo-data"),
+    (0, set(), "models import --help"),
+    (0, {"huggingface_hub"}, "models list"),
+    (2, {"huggingface_hub"} | AUDIO, "generate mix.wav"),
+    (2, {"huggingface_hub"} | AUDIO, "generate mix.wav --stem drumms"),
+    (2, {"huggingface_hub"} | AUDIO, "generate mix.wav --stem guitar"),
+    (1, {"huggingface_hub"} | AUDIO, "generate mix.wav --stem drums --model x"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -47,57 +82,32 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("byte-code"))}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "allowed"),
-    [
-        pytest.param(("--help",), 0, set(), id="help"),
-        pytest.param(("--version",), 0, set(), id="version"),
-        pytest.param(("generate", "--help"), 0, set(), id="help-of-generate"),
-        pytest.param(("models", "import", "--help"), 0, set(), id="help-of-models-import"),
-        pytest.param(("generate", "--nonsense"), 2, set(), id="unknown-option"),
-        pytest.param(("generate", "mix.wav", "--top-k", "many"), 2, set(), id="no-number"),
-        pytest.param(("generate", "mix.wav", "--guidance", "-1"), 2, set(), id="number-out-of-range"),
-        pytest.param(("generate", "mix.wav"), 2, {"numpy", "soundfile"}, id="no-stem"),
-        pytest.param(("generate", "mix.wav", "--stem", "drumms"), 2, {"numpy", "soundfile"}, id="stem-misspelled"),
-        pytest.param(("generate", "mix.wav", "--stem", "guitar"), 2, {"numpy", "soundfile"}, id="no-model"),
-        pytest.param(
-            ("generate", "mix.wav", "--stem", "drums", "--model", "x"), 1, {"numpy", "soundfile"}, id="missing-file"
-        ),
-        pytest.param(("train", "--help"), 0, set(), id="help-of-train"),
-        pytest.param(("train",), 2, set(), id="no-config"),
-        pytest.param(("train", "-c", "drums", "--set", "train.steps=many"), 2, set(), id="no-steps"),
-        pytest.param(("bench", "--help"), 0, set(), id="help-of-bench"),
-        pytest.param(("bench", "--random", "huge"), 2, set(), id="no-size"),
-        pytest.param(("bench", "--lengths", "30,many"), 2, set(), id="no-lengths"),
-        pytest.param(("models", "list"), 0, {"huggingface_hub"}, id="list-of-models"),
-    ],
-)
-def test_what_is_answered_without_torch(
-    environment: Environment, tmp_path: Path, arguments: tuple[str, ...], code: int, allowed: set[str]
-) -> None:
+def test_what_is_answered_without_torch(environment: Environment, tmp_path: Path) -> None:
+    command_lines = json.dumps([line.split() for _, _, line in WITHOUT_TORCH])
     done = subprocess.run(
-        [sys.executable, "-c", REPORTING, *arguments],
+        [sys.executable, "-c", REPORTING, command_lines],
         cwd=tmp_path,
         env=environment | {"STAGE_MODELS": str(tmp_path), "HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == code, done.stderr
-    imported = done.stderr.rpartition("imported:")[2].split()
-    assert set(imported) <= allowed
+    told = [json.loads(line.removeprefix("told:")) for line in done.stderr.splitlines() if line.startswith("told:")]
+    assert [(code, " ".join(arguments)) for arguments, code, _ in told] == [
+        (code, line) for code, _, line in WITHOUT_TORCH
+    ]
+    for (_, allowed, line), (*_, imported) in zip(WITHOUT_TORCH, told, strict=True):
+        assert set(imported) <= allowed, line
 
 
 @pytest.fixture
-def start(
-    environment: Environment, tmp_path: Path, tiny_model_dir: Path
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(environment: Environment, tmp_path: Path, tiny_model_dir: Path) -> Iterator[Callable[..., forked.Popen]]:
     """Start `stage generate` for drums on a context that takes long; it is killed if it outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[forked.Popen] = []
 
-    def run(context: Path) -> subprocess.Popen[str]:
+    def run(context: Path) -> forked.Popen:
         command = [*STAGE, "generate", str(context), "--stem", "drums", "--model", str(tiny_model_dir), "--mix"]
-        process = subprocess.Popen(
+        process = forked.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         started.append(process)
@@ -117,7 +127,7 @@ def start(
     ],
 )
 def test_signals_leave_nothing_half_written(
-    start: Callable[[Path], subprocess.Popen[str]],
+    start: Callable[[Path], forked.Popen],
     write_music: Write,
     tmp_path: Path,
     number: signal.Signals,
@@ -145,7 +155,7 @@ def test_signals_leave_nothing_half_written(
 @pytest.mark.parametrize(
     ("encoding", "in_json"),
     [
-        pytest.param({}, False, id="locale-c"),
+        pytest.param({}, False, id="locale-c", marks=pytest.mark.slow),
         pytest.param({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, True, id="ascii-json"),
     ],
 )
@@ -184,7 +194,7 @@ def _run_in_terminal(command: list[str], folder: Path, environment: Environment)
     """Run a command whose three streams are a terminal of 100 columns; exit code and all that it wrote."""
     leader, follower = pty.openpty()
     environment = environment | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdin=follower, stdout=follower, stderr=follower)
+    process = forked.Popen(command, cwd=folder, env=environment, stdin=follower, stdout=follower, stderr=follower)
     os.close(follower)
     written = b""
     while process.poll() is None or select.select([leader], [], [], 0)[0]:
@@ -230,7 +240,7 @@ def test_a_player_that_is_closed(
     before = snapshot(tmp_path)
     command = [*STAGE, "generate", str(context), "--stem", "drums", "--model", str(tiny_model_dir)]
     command += ["--stream", "-", "--output", str(tmp_path / "kept.wav")]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     heard = process.stdout.read(8000)  # waits for half a second of sound
@@ -289,6 +299,7 @@ def long_frames_model_dir(tiny_config: StageConfig, tmp_path_factory: pytest.Tem
     return folder
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(
     environment: Environment, tmp_path: Path, long_frames_model_dir: Path
 ) -> None:
@@ -338,7 +349,7 @@ main()
 @pytest.mark.parametrize("case", ["alone", "thread"])
 def test_what_is_to_be_done_at_the_end_is_done(case: str, environment: Environment) -> None:
     """Torch is not taken down module by module; all else ends as in any program."""
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", ENDING, case], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1, done.stderr

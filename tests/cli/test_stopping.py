@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
+import forked
 import pytest
 
 LOST = """
@@ -34,7 +34,7 @@ with audio_progress("song", quiet=True) as audio, count_progress("songs", 1, "so
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", -2)])
 def test_a_lost_exception_is_raised_again(call: str, name: str, code: int) -> None:
     script = LOST.format(signal=name, call=call)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = forked.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "lost\n"
     assert done.returncode == code
     assert "Exception ignored in" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -38,30 +39,41 @@ def streamed(stage: Stage, tiny_model_dir: Path) -> Stage:
     return run
 
 
+STREAMED: dict[str, tuple[tuple, set[str]]] = {
+    "plain": ((), {"stem.wav"}),
+    "mix": (("--mix",), {"stem.wav", "stem.mix.wav"}),
+    "2": (("--variations", 2, "--mix"), {"stem.wav", "stem.mix.wav", "stem.2.wav", "stem.2.mix.wav"}),
+    "part": (("--start", 0.3, "--duration", 1.1), {"stem.wav"}),
+    "continued": (("--continue", "begun.wav"), {"stem.wav"}),
+}
+# Every pair of what is written, its format and whether it was turned down; all of them together are slow.
+COVERING = {
+    *(("plain", True, "flac"), ("plain", False, "wav"), ("mix", False, "flac"), ("mix", True, "wav")),
+    *(("2", False, "flac"), ("part", True, "wav"), ("continued", False, "flac")),
+}
+
+
 @pytest.mark.parametrize(
-    ("options", "written"),
+    ("case", "quiet", "format"),
     [
-        pytest.param((), {"stem.wav"}, id="wav"),
-        pytest.param(("--mix",), {"stem.wav", "stem.mix.wav"}, id="mix"),
         pytest.param(
-            ("--variations", 2, "--mix"), {"stem.wav", "stem.mix.wav", "stem.2.wav", "stem.2.mix.wav"}, id="2"
-        ),
-        pytest.param(("--start", 0.3, "--duration", 1.1), {"stem.wav"}, id="part"),
-        pytest.param(("--continue", "begun.wav"), {"stem.wav"}, id="continued"),
+            *(case, quiet, format),
+            id=f"{case}-{'as-it-is' if quiet else 'turned-down'}-{format}",
+            marks=() if (case, quiet, format) in COVERING else pytest.mark.slow,
+        )
+        for case, quiet, format in itertools.product(STREAMED, (False, True), ("wav", "flac"))
     ],
 )
-@pytest.mark.parametrize("quiet", [False, True], ids=["turned-down", "as-it-is"])
-@pytest.mark.parametrize("format", ["wav", "flac"])
 def test_a_streamed_file_is_the_file(
     generate: Stage,
     write_music: Write,
     quiet_model_dir: Path,
     tmp_path: Path,
-    options: tuple,
-    written: set[str],
+    case: str,
     quiet: bool,
     format: str,
 ) -> None:
+    options, written = STREAMED[case]
     write_music("begun.wav", seconds=0.4)
     command = [write_music(seconds=2.3), "--seed", 5, *options, *(("--model", quiet_model_dir) if quiet else ())]
     plain = generate(*command, "--output", f"plain/stem.{format}")
@@ -92,7 +104,7 @@ def test_the_growing_files_name_is_told(
     write_music(seconds=0.5)
     outcome = stage("generate", "mix.wav", "-s", "drums", "-m", tiny_model_dir, "--stream", "stem.wav", "--mix")
     assert outcome.code == 0
-    assert "To be heard while it is made: stem.wav.part, stem.mix.wav.part" in outcome.stderr
+    assert "Growing while it is generated: stem.wav.part, stem.mix.wav.part" in outcome.stderr
     assert outcome.stdout.splitlines()[1].startswith("stem.wav\t0.50\t")
 
 

@@ -137,7 +137,7 @@ def sines(batch: int, samples: int, generator: torch.Generator) -> torch.Tensor:
     return (torch.sin(2 * torch.pi * frequency * time).sum(1, keepdim=True)) * 0.25
 
 
-@pytest.mark.parametrize("lstm_layers", [0, 1])
+@pytest.mark.parametrize("lstm_layers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_tiny_codec_learns_sines(lstm_layers):
     codec = make_codec(CodecConfig.from_dict({**TINY.to_dict(), "lstm_layers": lstm_layers})).train()
     add_weight_norm(codec)

@@ -62,22 +62,21 @@ def total_lengths(hop: int) -> list[int]:
     return [1, 2, 4, 9, hop - 1, hop, hop + 1, 6 * hop, 25 * hop + hop // 2]
 
 
-@pytest.mark.parametrize("piece_frames", [1, 3, 100])
-def test_streamed_codes_are_those_of_the_whole(codec, piece_frames):
+def test_streamed_codes_are_those_of_the_whole(codec):
     hop = codec.config.hop_length
     for samples in total_lengths(hop):
         audio = noise(samples, batch=2)
-        expected = codec.encode(audio, whole_seconds=WHOLE)
-        latents = stream_latents(codec, audio, piece_frames=piece_frames)
-        torch.testing.assert_close(latents, codec.latents(audio, whole_seconds=WHOLE), rtol=0, atol=1e-5)
-        for size in {max(1, samples // 9), samples}:
-            codes = push_all(StreamingEncoder(codec, piece_frames=piece_frames), audio, size)
-            assert torch.equal(codes, expected), (samples, size)
+        expected, whole = codec.encode(audio, whole_seconds=WHOLE), codec.latents(audio, whole_seconds=WHOLE)
+        for piece_frames in (1, 3, 100) if samples < 9 * hop else (3,):
+            latents = stream_latents(codec, audio, piece_frames=piece_frames)
+            torch.testing.assert_close(latents, whole, rtol=0, atol=1e-5)
+            codes = push_all(StreamingEncoder(codec, piece_frames=piece_frames), audio, max(1, samples // 9))
+            assert torch.equal(codes, expected), (samples, piece_frames)
 
 
 @pytest.mark.parametrize("piece_frames", [1, 3, 100])
 def test_streamed_audio_is_that_of_the_whole(codec, piece_frames):
-    for frames in (1, 2, 3, 7, 40):
+    for frames in (1, 2, 3, 7) if piece_frames == 1 else (2, 7, 40):
         codes = torch.randint(
             codec.config.codebook_size, (2, codec.config.codebooks, frames), generator=torch.Generator().manual_seed(5)
         )

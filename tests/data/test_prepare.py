@@ -473,7 +473,7 @@ class TestShards:
 
 
 def test_wrong_settings(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"`beats` cannot be 'madmom'.*essentia, beat-this, annotations"):
+    with pytest.raises(UsageError, match=r"`beats` cannot be 'madmom'.*essentia, beat-this, librosa, annotations"):
         PrepareSettings(beats="madmom")
     with pytest.raises(UsageError, match="`tags`: there is no folder"):
         PrepareSettings(tags=tmp_path / "missing")

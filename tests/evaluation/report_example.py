@@ -15,6 +15,7 @@ NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
 METRICS = {
     "beat_f1": Metric("Beat F1", "", "higher", "Beats of the stem that fall on the song's.", "item", (0.0, 1.0)),
     "onset_f": Metric("Onset F", "", "higher", "How well the notes sit on the grid of eighths.", "item", (0.0, 1.0)),
+    "onset_f_over_shuffled": Metric("Onset F: own − shuffled", "", "higher", "Whether it follows.", "set", (-1.0, 1.0)),
     "tempo_error": Metric("Tempo error", "", "lower", "How far the tempo is off, half and double time aside.", "item"),
     "loudness": Metric("Loudness", "LUFS", "none", "How loud the stem is.", "item"),
     "loudness_difference": Metric("Loudness difference", "dB", "lower", "How far it is from the true stem.", "item"),
@@ -203,7 +204,9 @@ def _summaries(items: list[ClipResult], systems: int) -> list[Summary]:
                 else:
                     kept, distance = chosen, distances[system.name]
                     value = {"fad_codec": distance, "kad_codec": distance / 9}.get(name, _QUALITY[system.name])
-                    spread = 0.1 * value
+                    if name == "onset_f_over_shuffled":
+                        value -= _QUALITY["shuffled"]
+                    spread = 0.1 * abs(value)
                 low, high = (None, None) if value is None else (value - spread, value + spread)
                 if metric.range and value is not None:
                     low, high = max(low, metric.range[0]), min(high, metric.range[1])

@@ -79,7 +79,7 @@ class TestFrechet:
         assert fad(first, second) == pytest.approx(apart - 2 * by_gram, abs=1e-9)
 
     def test_a_set_is_at_no_distance_from_itself(self) -> None:
-        wide = np.random.default_rng(0).standard_normal((20, 300)) * 1000 + 5000
+        wide = np.random.default_rng(0).standard_normal((20, 100)) * 1000 + 5000
         assert fad(wide, wide) == pytest.approx(0, abs=1e-6)
         assert fad(wide, wide[::-1]) == pytest.approx(0, abs=1e-6)
         still = np.ones((5, 3))

@@ -26,17 +26,17 @@ def ours(reference: np.ndarray, estimated: np.ndarray) -> list[float]:
     return [metric(reference, estimated) for metric in (beat_f1, beat_cmlt, beat_amlt)]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_beats_score_as_in_mir_eval(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    period = rng.uniform(0.3, 0.9)
-    reference = np.arange(rng.uniform(0, period), 10, period)
-    # From nearly right to nearly random, with beats left out, added, and at other metrical levels.
-    estimated = np.arange(rng.uniform(0, 0.1), 10, period * rng.choice([0.5, 1, 1, 1, 2, 1.03]))
-    estimated = estimated + rng.normal(0, 0.06 * rng.random(), len(estimated))
-    estimated = estimated[rng.random(len(estimated)) > 0.2 * rng.random()]
-    estimated = np.unique(np.abs(np.concatenate((estimated, rng.uniform(0, 10, rng.integers(3))))))
-    assert ours(reference, estimated) == pytest.approx(by_mir_eval(reference, estimated), abs=1e-12)
+def test_random_beats_score_as_in_mir_eval() -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        period = rng.uniform(0.3, 0.9)
+        reference = np.arange(rng.uniform(0, period), 10, period)
+        # From nearly right to nearly random, with beats left out, added, and at other metrical levels.
+        estimated = np.arange(rng.uniform(0, 0.1), 10, period * rng.choice([0.5, 1, 1, 1, 2, 1.03]))
+        estimated = estimated + rng.normal(0, 0.06 * rng.random(), len(estimated))
+        estimated = estimated[rng.random(len(estimated)) > 0.2 * rng.random()]
+        estimated = np.unique(np.abs(np.concatenate((estimated, rng.uniform(0, 10, rng.integers(3))))))
+        assert ours(reference, estimated) == pytest.approx(by_mir_eval(reference, estimated), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import soundfile
 import torch
 from prepared_songs import TONES, heard_tones, tone, write_song
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from stage_cli.cli.app import app
 from stage_cli.core.evaluation import models as protocol_models
 from stage_cli.core.evaluation import run
 from stage_cli.core.evaluation.models import model_title
@@ -38,22 +41,43 @@ def no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(run, "write_report", lambda folder, **_: folder / "report.html")
 
 
-@pytest.fixture
-def songs(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Songs that no test changes."""
+    folder = tmp_path_factory.mktemp("data") / "songs"
     for number in range(4):
-        write_song(tmp_path / "songs" / f"song {number}", seconds=6, bpm=100 + 20 * number, title=f"Tune {number}")
-    return tmp_path / "songs"
+        write_song(folder / f"song {number}", seconds=6, bpm=100 + 20 * number, title=f"Tune {number}")
+    return folder
+
+
+def settings(out: Path, model: Path, songs: Path) -> dict[str, Any]:
+    """Two clips of each of the last two songs, of one second."""
+    values = {"songs": 2, "chunks": 2, "seconds": SECONDS}
+    return values | {"out": out, "models": (str(model),), "data": (str(songs),)}
 
 
 @pytest.fixture
 def config(songs: Path, tiny_model_dir: Path, tmp_path: Path) -> Configured:
-    """Two clips of each of the last two songs, of one second, by the tiny model."""
-
     def make(**changes: object) -> EvaluationConfig:
-        values = {"out": tmp_path / "report", "models": (str(tiny_model_dir),), "data": (str(songs),)}
-        return EvaluationConfig(**(values | {"songs": 2, "chunks": 2, "seconds": SECONDS} | changes))
+        return EvaluationConfig(**(settings(tmp_path / "report", tiny_model_dir, songs) | changes))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def evaluated(songs: Path, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    folder = tmp_path_factory.mktemp("evaluated") / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_report", lambda folder, **_: folder / "report.html")
+        return folder, evaluate(EvaluationConfig(**settings(folder, tiny_model_dir, songs))).results
+
+
+@pytest.fixture
+def finished(evaluated: tuple[Path, Results], tmp_path: Path) -> Results:
+    """What `evaluate(config())` has left and returned."""
+    folder, results = evaluated
+    shutil.copytree(folder, tmp_path / "report")
+    return results
 
 
 @pytest.fixture
@@ -121,27 +145,25 @@ def test_two_models_side_by_side(config: Configured, other_model: Path, tiny_mod
     assert (apa["true"], apa["shuffled"]) == (1, 0)
 
 
-def test_the_same_seed_gives_the_same_results(config: Configured, tmp_path: Path) -> None:
-    first, second, other = (
-        evaluate(config(out=tmp_path / name, generation=GenerationConfig(seed=seed))).results
-        for name, seed in (("one", 3), ("two", 3), ("three", 4))
-    )
-    assert without_times(first) == without_times(second)
-    assert [item.start for item in first.items] != [item.start for item in other.items]
-    for path in (tmp_path / "one" / "audio").iterdir():
+def test_the_same_seed_gives_the_same_results(config: Configured, finished: Results, tmp_path: Path) -> None:
+    second = evaluate(config(out=tmp_path / "two")).results
+    assert without_times(finished) == without_times(second)
+    other = SongClips(config(generation=GenerationConfig(seed=4)))
+    assert [item.start for item in second.items] != [other.clip(index, "").start for index in range(4)]
+    for path in (tmp_path / "report" / "audio").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / "audio" / path.name).read_bytes()
 
 
-def test_a_second_run_only_measures(config: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = evaluate(config()).results
+def test_a_second_run_only_measures(
+    config: Configured, finished: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = times(tmp_path / "report")
     monkeypatch.setattr(protocol_models.StageModel, "from_pretrained", None)  # is not asked for
-    assert evaluate(config()).results.to_dict() | {"created": ""} == first.to_dict() | {"created": ""}
+    assert evaluate(config()).results.to_dict() | {"created": ""} == finished.to_dict() | {"created": ""}
     assert times(tmp_path / "report") == before
 
 
-def test_what_is_missing_is_done(config: Configured, tmp_path: Path) -> None:
-    first = evaluate(config()).results
+def test_what_is_missing_is_done(config: Configured, finished: Results, tmp_path: Path) -> None:
     report = tmp_path / "report"
     before = times(report)
     (report / "items" / "0002.model-tiny.json").unlink()
@@ -149,7 +171,7 @@ def test_what_is_missing_is_done(config: Configured, tmp_path: Path) -> None:
     (report / "audio" / "0004.model-tiny.flac").write_bytes(b"fLaC")
     (report / "audio" / ".0004.model-tiny.flac.part").write_bytes(b"left behind")
     second = evaluate(config()).results
-    assert without_times(second) == without_times(first)
+    assert without_times(second) == without_times(finished)
     after = times(report)
     assert after.keys() == before.keys()
     touched = {name for name in after if after[name] != before[name]}
@@ -157,8 +179,7 @@ def test_what_is_missing_is_done(config: Configured, tmp_path: Path) -> None:
     assert "audio/0003.model-tiny.flac" not in touched  # what was there is only heard again
 
 
-def test_what_is_measured_can_grow(config: Configured, other_model: Path, tmp_path: Path) -> None:
-    evaluate(config())
+def test_what_is_measured_can_grow(config: Configured, finished: Results, other_model: Path, tmp_path: Path) -> None:
     before = times(tmp_path / "report")
     spec = f"codec={other_model}"
     grown = evaluate(config(models=(*config().models, str(other_model)), embeddings=(spec,), baselines=True)).results
@@ -168,8 +189,7 @@ def test_what_is_measured_can_grow(config: Configured, other_model: Path, tmp_pa
     assert grown.failures == ()
 
 
-def test_other_settings_are_refused(config: Configured, tmp_path: Path) -> None:
-    evaluate(config())
+def test_other_settings_are_refused(config: Configured, finished: Results, tmp_path: Path) -> None:
     before = times(tmp_path / "report")
     with pytest.raises(UsageError, match=r"report of other settings · temperature is 1\.0 there, 0\.5 here"):
         evaluate(config(generation=GenerationConfig(temperature=0.5)))
@@ -205,13 +225,14 @@ def test_folders_of_others_are_left_alone(config: Configured, tmp_path: Path) ->
         evaluate(config(out=tmp_path / "thesis" / "chapter.txt"))
 
 
-def test_a_broken_song_is_told_and_ends_nothing(config: Configured, songs: Path) -> None:
+def test_a_broken_song_is_told_and_ends_nothing(config: Configured, songs: Path, tmp_path: Path) -> None:
+    songs = Path(shutil.copytree(songs, tmp_path / "songs"))
     (songs / "song 2" / "drums" / "0.wav").write_bytes(b"RIFF")
     write_song(songs / "song 4", {"drums": np.zeros(48000), "bass": tone(200, 6)})
     features = json.loads((songs / "song 4" / "features.json").read_text())
     features["stems"]["drums"]["active"] = 6.0  # so it says, but it is silent
     (songs / "song 4" / "features.json").write_text(json.dumps(features))
-    results = evaluate(config(songs=3)).results
+    results = evaluate(config(songs=3, data=(str(songs),))).results
     assert [(failure.item, failure.system) for failure in results.failures] == [
         ("0001", ""), ("0002", ""), ("0005", ""), ("0006", ""),
     ]  # fmt: skip
@@ -221,17 +242,40 @@ def test_a_broken_song_is_told_and_ends_nothing(config: Configured, songs: Path)
     assert next(entry.n for entry in results.summaries if entry.metric == "silent") == 2
 
 
+@pytest.mark.parametrize("context", ["mix", "metronome"])
+def test_what_is_measured_is_what_generate_writes(
+    config: Configured, tiny_model_dir: Path, tmp_path: Path, context: str
+) -> None:
+    """Bit for bit, for the same seed and settings: the clip's context as a file, through the command line."""
+    sampling = {"guidance": 2.0, "temperature": 0.9, "top_k": 12, "top_p": 0.95}
+    settings = config(context=context, embeddings=(), generation=GenerationConfig(seed=4, **sampling))
+    evaluate(settings)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in sampling.items()]
+    for plan in SongClips(settings).plans[:2]:
+        audio = tmp_path / "report" / "audio"
+        arguments = ["--context", str(audio / f"{plan.id}.context.flac"), "--stem", "drums"]
+        arguments += ["--model", str(tiny_model_dir), "--seed", str(plan.seed), *options]
+        output = tmp_path / f"{plan.id}.flac"  # as reports keep them: WAV rounds to 24 bits a little otherwise
+        result = CliRunner().invoke(app, ["generate", *arguments, "--output", str(output)])
+        assert result.exit_code == 0, result.output
+        measured, rate = soundfile.read(audio / f"{plan.id}.model-tiny.flac", dtype="int32")
+        written, its_rate = soundfile.read(output, dtype="int32")
+        assert rate == its_rate == RATE
+        assert np.array_equal(measured, written)
+        assert np.abs(written).max() > 0.01 * 2**31
+
+
 def test_a_codec_that_returns_no_numbers(config: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = protocol_models.generate_song
+    real = protocol_models.accompany
     calls = []
 
     def sometimes(*arguments: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 2:
-            raise WeightsError("The model's codec returned samples that are no numbers")
+            raise WeightsError("The model returned samples that are no numbers")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(protocol_models, "generate_song", sometimes)
+    monkeypatch.setattr(protocol_models, "accompany", sometimes)
     results = evaluate(config(embeddings=())).results
     (failure,) = results.failures
     assert (failure.item, failure.system) == ("0002", "model:tiny")
@@ -242,7 +286,9 @@ def test_a_codec_that_returns_no_numbers(config: Configured, monkeypatch: pytest
     assert len(calls) == 5
 
 
-def test_stopping_leaves_nothing_half_written(config: Configured, tmp_path: Path) -> None:
+def test_stopping_leaves_nothing_half_written(
+    config: Configured, evaluated: tuple[Path, Results], tmp_path: Path
+) -> None:
     def stop(phase: str, done: int, _: int) -> None:
         if (phase, done) == ("tiny", 2):
             raise KeyboardInterrupt
@@ -256,11 +302,10 @@ def test_stopping_leaves_nothing_half_written(config: Configured, tmp_path: Path
     stopped = evaluate(config()).results
     after = times(report)
     assert {name: after[name] for name in before} == before
-    whole = evaluate(config(out=tmp_path / "whole")).results
-    assert without_times(stopped) == without_times(whole)
+    assert without_times(stopped) == without_times(evaluated[1])
 
 
-def test_clips_do_not_depend_on_models(config: Configured, songs: Path) -> None:
+def test_clips_do_not_depend_on_models(config: Configured, tmp_path: Path) -> None:
     source = SongClips(config(context="both"))
     clips = [source.clip(index, "") for index in range(len(source.plans))]
     assert all(len(clip.context) == len(clip.target) == RATE for clip in clips)
@@ -275,7 +320,7 @@ def test_clips_do_not_depend_on_models(config: Configured, songs: Path) -> None:
     for most, first in ((None, 0), (3, 1)):
         of_all = SongClips(config(split="all", songs=most))
         assert {plan.song for plan in of_all.plans} == {f"song {number}" for number in range(first, 4)}
-    listed = songs.parent / "ids.txt"
+    listed = tmp_path / "ids.txt"
     listed.write_text("song 1\n")
     assert {plan.song for plan in SongClips(config(validation_file=listed)).plans} == {"song 1"}
     assert "There are 4 songs, not 24" in SongClips(config(songs=24)).notes[0]
@@ -324,23 +369,23 @@ def test_titles() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"chunks": 0}, r"--chunks cannot be 0 · allowed: 1 to 1000"),
-        ({"songs": 0}, r"--songs cannot be 0"),
-        ({"seconds": float("nan")}, r"--seconds cannot be nan · allowed: 1 to 600"),
-        ({"context": "song"}, r"--context cannot be 'song' · allowed: mix, metronome, both"),
-        ({"tracker": "madmom"}, r"--tracker cannot be 'madmom' · allowed: essentia, beat-this"),
-        ({"split": "first"}, r"--split cannot be 'first' · allowed: last, fraction, all"),
-        ({"embeddings": ("codec", "codec=x")}, r"--embedding names one embedding twice"),
-        ({"embeddings": ("clip",)}, r"--embedding cannot be 'clip' · allowed: codec, clap, mert, vggish"),
-        ({"models": ()}, r"There is nothing to evaluate · give --model"),
-        ({"models": ("a", "a")}, r"--model names one thing twice"),
+        ({"chunks": 0}, r"`chunks` cannot be 0 · allowed: 1 to 1000"),
+        ({"songs": 0}, r"`songs` cannot be 0"),
+        ({"seconds": float("nan")}, r"`seconds` cannot be nan · allowed: 1 to 600"),
+        ({"context": "song"}, r"`context` cannot be 'song' · allowed: mix, metronome, both"),
+        ({"tracker": "madmom"}, r"`tracker` cannot be 'madmom' · allowed: essentia, beat-this, librosa"),
+        ({"split": "first"}, r"`split` cannot be 'first' · allowed: last, fraction, all"),
+        ({"embeddings": ("codec", "codec=x")}, r"`embedding` names one embedding twice"),
+        ({"embeddings": ("clip",)}, r"`embedding` cannot be 'clip' · allowed: codec, clap, mert, vggish"),
+        ({"models": ()}, r"There is nothing to evaluate · give `model`"),
+        ({"models": ("a", "a")}, r"`model` names one thing twice"),
         ({"data": ()}, r"nothing to evaluate on"),
-        ({"metronome_set": True}, r"--data and --metronome-set do not go together"),
-        ({"generated": (Path(),)}, r"--generated needs the contexts"),
-        ({"reference": Path()}, r"--reference goes with --context DIR"),
-        ({"data": (), "context_folder": Path("nowhere")}, r"--context: there is no folder nowhere"),
-        ({"cocola": Path("nowhere.ckpt")}, r"--cocola: there is no file nowhere\.ckpt"),
-        ({"stem": "drumms"}, r"unknown stem 'drumms' · did you mean drums"),
+        ({"metronome_set": True}, r"`data` and `metronome_set` do not go together"),
+        ({"generated": (Path(),)}, r"`generated` needs the contexts"),
+        ({"reference": Path()}, r"`reference` goes with `context` DIR"),
+        ({"data": (), "context_folder": Path("nowhere")}, r"`context`: there is no folder nowhere"),
+        ({"cocola": Path("nowhere.ckpt")}, r"`cocola`: there is no file nowhere\.ckpt"),
+        ({"stem": "drumms"}, r"`stem` cannot be 'drumms' · allowed: vocals, bass, drums"),
     ],
 )
 def test_bad_settings(config: Configured, changes: dict, match: str) -> None:

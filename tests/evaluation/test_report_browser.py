@@ -121,11 +121,11 @@ def test_filters(open_page):
 def test_players_play_one_at_a_time_and_share_their_position(open_page):
     page = open_page()
     card = first_player(page)
-    names = card.get_by_role("group").evaluate_all("all => all.map((group) => group.ariaLabel.split(',')[0])")
+    names = card.locator(".track").evaluate_all("all => all.map((group) => group.ariaLabel.split(',')[0])")
     assert names == ["Generated", "Mix", "Context", "Target"]
     assert card.locator("audio").first.get_attribute("preload") == "none"
     assert card.evaluate("(card) => [...card.querySelectorAll('audio')].every((audio) => !audio.src)")
-    buttons, heads = card.locator(".play"), card.locator(".playhead")
+    buttons, heads = card.locator(".track .play"), card.locator(".playhead")
     start = heads.first.bounding_box()["x"]
     buttons.nth(0).click()
     page.wait_for_function("() => document.querySelector('.play[aria-pressed=true]')")
@@ -171,10 +171,15 @@ def test_all_of_it_by_keyboard(open_page):
     page.keyboard.press("Tab")
     focused = "document.activeElement"
     assert page.evaluate(f"{focused}.className") == "play"
+    assert page.evaluate(f"{focused}.ariaLabel").startswith("Play the tracks of ")
+    for _ in range(9):  # the switches of four tracks
+        page.keyboard.press("Tab")
     assert page.evaluate(f"{focused}.ariaLabel").startswith("Play Generated, ")
     assert page.evaluate(f"getComputedStyle({focused}).outlineStyle") == "solid"
     page.keyboard.press("Space")
     page.wait_for_function("() => [...document.querySelectorAll('audio')].some((audio) => audio.currentTime > 0.1)")
+    page.keyboard.press("Tab")
+    assert page.evaluate(f"{focused}.ariaLabel").startswith("Download Generated, ")
     page.keyboard.press("Tab")
     assert page.evaluate(f"{focused}.role") == "slider"
     page.keyboard.press("Space")
@@ -229,7 +234,7 @@ def test_what_cannot_be_shown_says_so(open_page):
     lost = page.locator(".card[data-item='0000'][data-system='model:small']")
     lost.scroll_into_view_if_needed()
     lost.get_by_text("cannot read lost.flac").wait_for()
-    assert lost.locator(".play").count() == 3
+    assert lost.locator(".track .play").count() == 3
     broken = page.locator(".card[data-item='0000'][data-system='model:stage-drums']")
     assert broken.locator(":scope > .error").inner_text() == "the stem is silent"
 
@@ -248,7 +253,9 @@ def test_nothing_is_wider_than_the_window(open_page, width):
             "for (const title of document.querySelectorAll('h3, .name, td, th')) title.prepend('x'.repeat(60))"
         )
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert min(page.locator(".play").first.bounding_box()[side] for side in ("width", "height")) >= 40
+        size = page.locator(".card:not([hidden]) .play").first.bounding_box()
+        assert size is not None
+        assert min(size["width"], size["height"]) >= 40
 
 
 def test_light_and_dark(open_page):
@@ -267,3 +274,91 @@ def test_without_javascript_the_summary_is_there(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("table.summary").count() == 2
     assert page.locator(".failures li").count() == 3
+
+
+def test_the_mixer_plays_all_tracks_on_one_clock(browser, tmp_path):
+    write_results(tmp_path, write_example(tmp_path, items=2, songs=2, seconds=20.0))
+    page = browser.new_context().new_page()
+    page.goto(write_report(tmp_path).as_uri())
+    card = first_player(page)
+    mixer = card.locator(".mixer")
+    mixer.locator(".play").click()
+    page.wait_for_function("(card) => card.card.mixer.isPlaying && card.card.position > 0.1", arg=card.element_handle())
+    starts = card.evaluate("(card) => card.card.mixer.sources.length")
+    assert starts == 4
+    heard = "(card) => card.card.mixer.names.filter((name) => card.card.mixer.isHeard(name))"
+    assert card.evaluate(heard) == ["Generated", "Context"]  # the mix holds both, and the target would play beside them
+    before = card.evaluate("(card) => card.card.position")
+    page.keyboard.press("4")
+    assert card.evaluate(heard) == ["Target"]
+    assert card.evaluate("(card) => card.card.mixer.isPlaying")  # it switches without a stop
+    page.wait_for_function("([card, before]) => card.card.position > before", arg=[card.element_handle(), before])
+    gains = "(card) => [...card.card.mixer.gains.values()].map((gain) => Math.round(gain.gain.value))"
+    page.wait_for_function(f"(card) => String(({gains})(card)) === '0,0,0,1'", arg=card.element_handle())
+    page.keyboard.press("4")
+    card.get_by_role("button", name="Generated out").click()
+    assert card.evaluate(heard) == ["Context"]
+    # A player of the card takes over.
+    card.locator(".track .play").first.click()
+    page.wait_for_function("(card) => !card.card.mixer.isPlaying", arg=card.element_handle())
+    page.context.close()
+
+
+def test_keys_go_from_item_to_item(open_page):
+    page = open_page()
+    focused = "document.activeElement.dataset.item + document.activeElement.dataset.system"
+    order = [item + system for item, system in shown(page)]
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.evaluate(focused) == order[1]
+    page.keyboard.press("k")
+    assert page.evaluate(focused) == order[0]
+    page.keyboard.press("k")  # there is none before
+    assert page.evaluate(focused) == order[0]
+
+
+def test_sounds_can_be_downloaded(open_page):
+    page = open_page()
+    card = first_player(page)
+    with page.expect_download() as downloading:
+        card.get_by_role("link", name="Download Generated").click()
+    assert downloading.value.suggested_filename.endswith("-generated.mp3")
+    assert downloading.value.path().stat().st_size > 10_000
+
+
+def test_heads_of_the_table_sort_and_filter(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Sort the items by Onset F").first.click()
+    assert page.locator("#sort").input_value() == "onset_f"
+    page.locator("thead").get_by_role("button", name="stage-drums").first.click()
+    assert {system for _, system in shown(page)} == {"model:stage-drums"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_verdict_and_first_results_are_on_the_first_screen(browser, report, width, height):
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    verdict = page.locator(".verdict")
+    assert "stage-drums follows its songs: Onset F: own − shuffled +0.50; true stems +0.66" in verdict.inner_text()
+    for place in (verdict, page.locator("tbody td .number").first):
+        box = place.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] < height
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_serious_for_axe(browser, report, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.locator(".card:not([hidden])").first.scroll_into_view_if_needed()
+    found = axe.Axe().run(page).response["violations"]
+    serious = [
+        (entry["id"], entry["nodes"][0]["html"][:120]) for entry in found if entry["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    context.close()

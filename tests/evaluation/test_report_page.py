@@ -9,9 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from stage_cli.core.evaluation.report import System
 from stage_cli.core.evaluation.report.page import decimals, json_for_script, number, tables, write_report
-from stage_cli.core.evaluation.report.results import Metric, Summary, write_results
+from stage_cli.core.evaluation.report.results import Metric, Summary, SystemResult, write_results
 from stage_cli.errors import StageError
 from tests.evaluation.report_example import NASTY, with_failures, write_example
 
@@ -151,7 +150,7 @@ def _cells(row: str) -> list[tuple[str, str]]:
 
 
 def small_results(results, entries, **metric):
-    systems = (System("model:a", "A"), System("model:b", "B"), System("true", "True", "anchor"))
+    systems = (SystemResult("model:a", "A"), SystemResult("model:b", "B"), SystemResult("true", "True", "anchor"))
     summaries = tuple(
         Summary(system.name, "mix", "m", value, low, high, 5)
         for system, (value, low, high) in zip(systems, entries, strict=True)

@@ -6,7 +6,8 @@ The weights are random but large, and logits of neighbouring tokens well apart, 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -27,11 +28,13 @@ from stage_cli.errors import Cancelled
 K, CODES, WINDOW = 4, 32, 12
 
 
-@pytest.fixture(autouse=True, params=[PlainSteps, StaticSteps], ids=["plain", "static"])
+@pytest.fixture(autouse=True)
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[PlainSteps | StaticSteps]:
     """Both ways to take steps; the second one is what a CUDA graph records, here operation by operation."""
-    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: request.param)
-    return request.param
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    how = parameters["lm"][1] if "lm" in parameters else PlainSteps
+    monkeypatch.setattr("stage_cli.core.generation.song.steps_for", lambda lm: how)
+    return how
 
 
 def language_model(kind: str) -> LanguageModel:
@@ -57,9 +60,25 @@ def language_model(kind: str) -> LanguageModel:
     return model
 
 
-@pytest.fixture(scope="module", params=["STAGE", "restart", "full", "aligned", "convolutions", "all options", "plain"])
+# Each option is in "all options", of which the recorded steps know nothing; alone it is slow.
+KINDS = ("STAGE", "all options", "plain", "restart", "full", "aligned", "convolutions")
+FAST = {*((kind, PlainSteps) for kind in KINDS[:3]), *((kind, StaticSteps) for kind in KINDS[1:3])}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            (kind, how),
+            id=f"{kind}-{'plain' if how is PlainSteps else 'static'}",
+            marks=() if (kind, how) in FAST else pytest.mark.slow,
+        )
+        for kind in KINDS
+        for how in (PlainSteps, StaticSteps)
+    ],
+)
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
-    return language_model(request.param)
+    return language_model(request.param[0])
 
 
 def codes(T: int, seed: int, B: int = 1) -> Tensor:
@@ -117,40 +136,60 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("with_text", [False, True], ids=["no text", "text"])
-@pytest.mark.parametrize("known_frames", [0, 1, 5, 11])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_window_equals_the_plain_loop(lm: LanguageModel, name: str, known_frames: int, with_text: bool) -> None:
-    config, context, known = CONFIGS[name], codes(10, 1), codes(known_frames, 2)
-    uniforms = uniform_numbers(config.seed, 1, K, WINDOW)
-    text = a_text() if with_text else None
-    expected = plain_loop(lm, context, known, uniforms, config, text)
-    actual = decode_window(lm, context, known, uniforms, config, text=text)
-    assert torch.equal(actual, expected)
-    assert torch.equal(actual[:, :, :known_frames], known)
-    assert actual.max() < CODES
+# Each value of each setting, and each pair of them, in as few windows as that takes.
+COVERING = [
+    ("greedy", 0, True),
+    ("greedy, no guidance", 5, True),
+    ("greedy, unconditional", 1, True),
+    ("sampled", 11, False),
+    ("sampled from few", 0, False),
+    ("sampled", 1, True),
+    ("sampled from few", 5, True),
+]
 
 
-@pytest.mark.parametrize(("Tc", "Tk", "Tt"), [(0, 0, 1), (0, 0, 6), (1, 0, 2), (1, 1, 2), (9, 3, 4), (3, 0, 1)])
-def test_small_windows(lm: LanguageModel, Tc: int, Tk: int, Tt: int) -> None:
+def windows_equal_the_plain_loop(lm: LanguageModel, cases: Iterable[tuple[str, int, bool]]) -> None:
+    for name, known_frames, with_text in cases:
+        config, context, known = CONFIGS[name], codes(10, 1), codes(known_frames, 2)
+        uniforms = uniform_numbers(config.seed, 1, K, WINDOW)
+        text = a_text() if with_text else None
+        expected = plain_loop(lm, context, known, uniforms, config, text)
+        actual = decode_window(lm, context, known, uniforms, config, text=text)
+        assert torch.equal(actual, expected), (name, known_frames, with_text)
+        assert torch.equal(actual[:, :, :known_frames], known)
+        assert actual.max() < CODES
+
+
+def test_a_window_equals_the_plain_loop(lm: LanguageModel) -> None:
+    windows_equal_the_plain_loop(lm, COVERING)
+
+
+@pytest.mark.slow
+def test_any_window_equals_the_plain_loop(lm: LanguageModel) -> None:
+    windows_equal_the_plain_loop(lm, itertools.product(CONFIGS, [0, 1, 5, 11], [False, True]))
+
+
+def test_small_windows(lm: LanguageModel) -> None:
     config = GenerationConfig(seed=1)
-    uniforms = uniform_numbers(1, 1, K, Tt)
-    expected = plain_loop(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, a_text())
-    assert torch.equal(decode_window(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, text=a_text()), expected)
+    for Tc, Tk, Tt in [(0, 0, 1), (0, 0, 6), (1, 0, 2), (1, 1, 2), (9, 3, 4), (3, 0, 1)]:
+        uniforms = uniform_numbers(1, 1, K, Tt)
+        expected = plain_loop(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, a_text())
+        actual = decode_window(lm, codes(Tc, 1), codes(Tk, 2), uniforms, config, text=a_text())
+        assert torch.equal(actual, expected), (Tc, Tk, Tt)
 
 
 def test_recordings_are_taken_again_by_windows_of_their_shape(lm: LanguageModel, how: type) -> None:
     """Windows of another song, of other shapes and of another sampling in between change nothing."""
     if how is PlainSteps:
         pytest.skip("has no recordings")
-    configs = [GenerationConfig(seed=seed, temperature=temperature) for seed in (0, 1) for temperature in (1.0, 1.3)]
-    windows = [(codes(length, seed), config) for length in (6, 9, 11) for seed in (1, 2) for config in configs]
-    none = codes(0, 0)
-    for context, config in [*windows, *reversed(windows)]:
+    configs = [GenerationConfig(seed=0), GenerationConfig(seed=1, temperature=1.3)]
+    windows = [(codes(length, seed), config) for length in (6, 9, 11) for seed in (1, 2) for config in configs[:seed]]
+    none, expected = codes(0, 0), []
+    for number, (context, config) in [*enumerate(windows), *reversed([*enumerate(windows)])]:
         uniforms = uniform_numbers(config.seed, 1, K, 7)
-        assert torch.equal(
-            decode_window(lm, context, none, uniforms, config), plain_loop(lm, context, none, uniforms, config)
-        )
+        if number == len(expected):
+            expected.append(plain_loop(lm, context, none, uniforms, config))
+        assert torch.equal(decode_window(lm, context, none, uniforms, config), expected[number])
     assert len(graphs._recordings[lm]) == graphs.KEPT_SHAPES
 
 
@@ -201,7 +240,11 @@ def test_a_batch_of_contexts_with_variations(lm: LanguageModel) -> None:
         assert torch.equal(actual[own], expected), row
 
 
-@pytest.mark.parametrize("total", [7, 12, 13, 18, 31])
+# One window, one that is moved by a frame, and many; the others are slow.
+TOTALS = [7, 13, 31, *(pytest.param(total, marks=pytest.mark.slow) for total in (12, 18))]
+
+
+@pytest.mark.parametrize("total", TOTALS)
 def test_a_song_is_its_windows(lm: LanguageModel, total: int) -> None:
     """Windows of 12, moved by 6, each a plain loop that continues what is written; starts written by hand."""
     config, context = GenerationConfig(seed=4), codes(total, 1)
@@ -217,7 +260,7 @@ def test_a_song_is_its_windows(lm: LanguageModel, total: int) -> None:
     assert torch.equal(song(lm, context, config, text=a_text()), written)
 
 
-@pytest.mark.parametrize("total", [7, 12, 13, 18, 31])
+@pytest.mark.parametrize("total", TOTALS)
 def test_a_song_whose_windows_look_ahead(lm: LanguageModel, total: int) -> None:
     """Windows of 12: moved by 3, 6 frames before what is new and 3 after it; ends written by hand."""
     config, context = GenerationConfig(seed=4, advance=0.25, lookahead=0.25), codes(total, 1)
@@ -233,17 +276,16 @@ def test_a_song_whose_windows_look_ahead(lm: LanguageModel, total: int) -> None:
     assert torch.equal(song(lm, context, config, text=a_text()), written)
 
 
-@pytest.mark.parametrize("known_frames", [1, 6, 12, 17, 30])
-def test_a_continuation_is_kept(lm: LanguageModel, known_frames: int) -> None:
-    context, known = codes(30, 1), codes(known_frames, 2)
-    config = GenerationConfig(variations=2)
-    parts = list(generate_song(lm, context, config, window=WINDOW, continuation=known))
-    whole = torch.cat(parts, dim=2)
-    assert whole.shape == (2, K, 30)
-    assert torch.equal(whole[:, :, :known_frames], known.expand(2, -1, -1))
-    if known_frames < 30:
-        free = song(lm, context, config)
-        assert not torch.equal(whole[:, :, known_frames:], free[:, :, known_frames:])  # it is continued, not ignored
+def test_a_continuation_is_kept(lm: LanguageModel) -> None:
+    context, config = codes(30, 1), GenerationConfig(variations=2)
+    free = song(lm, context, config)
+    for known_frames in (1, 6, 12, 17, 30):
+        known = codes(known_frames, 2)
+        whole = song(lm, context, config, continuation=known)
+        assert whole.shape == (2, K, 30)
+        assert torch.equal(whole[:, :, :known_frames], known.expand(2, -1, -1))
+        if known_frames < 30:  # it is continued, not ignored
+            assert not torch.equal(whole[:, :, known_frames:], free[:, :, known_frames:])
 
 
 def test_a_continuation_longer_than_the_song(lm: LanguageModel) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from random_weights import randomise
 
-from stage_cli.core.generation import graphs
+from stage_cli.core.generation import threads
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.graphs import StepThreads
 from stage_cli.core.generation.song import decode_window
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.lm.cache import KVCache, common_memory
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.lm.linear import Int8Linear
@@ -26,7 +26,7 @@ CONFIG = LanguageModelConfig(
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(graphs, "SMALL_STEP", 0)  # these models stand for large ones
+    monkeypatch.setattr(threads, "SMALL_STEP", 0)  # these models stand for large ones
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -68,7 +68,7 @@ class Clock:
 @pytest.mark.parametrize(("cost", "winner"), [({2: 0.03, 1: 0.05}, 2), ({2: 0.5, 1: 0.05}, 1)])
 def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch, cost: dict[int, float], winner: int) -> None:
     clock = Clock(cost)
-    monkeypatch.setattr(graphs.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
     with StepThreads(int8_model(), 2) as steps:
         used = clock.run(steps, 400)
     assert set(used) == {1, 2}
@@ -78,7 +78,7 @@ def test_the_faster_one_is_taken(monkeypatch: pytest.MonkeyPatch, cost: dict[int
 
 def test_a_machine_that_gets_busy_is_noticed_within_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock({2: 0.03, 1: 0.05})
-    monkeypatch.setattr(graphs.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(threads.time, "perf_counter", clock.perf_counter)
     with StepThreads(int8_model(), 2) as steps:
         clock.run(steps, 10)
         assert torch.get_num_threads() == 2
@@ -137,7 +137,7 @@ def test_small_models_keep_to_one_and_those_whose_kernels_are_not_so_exact_to_al
     small: bool, int8: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, rows = int8_model() if int8 else LanguageModel(CONFIG), 2
-    monkeypatch.setattr(graphs, "SMALL_STEP", CONFIG.parameters * rows - (0 if small else 1))
+    monkeypatch.setattr(threads, "SMALL_STEP", CONFIG.parameters * rows - (0 if small else 1))
     with StepThreads(lm, rows) as steps:
         for _ in range(100):
             steps.step_done()
@@ -152,7 +152,7 @@ def test_small_models_keep_to_one_and_those_whose_kernels_are_not_so_exact_to_al
 def test_the_rows_of_a_step_are_those_of_guidance_and_variations(
     variations: int, expected: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "SMALL_STEP", CONFIG.parameters * 2)  # one variation's, with guidance
+    monkeypatch.setattr(threads, "SMALL_STEP", CONFIG.parameters * 2)  # one variation's, with guidance
     context = torch.zeros(1, 4, 10, dtype=torch.int64)
     seen: set[int] = set()
     decode_window(

@@ -1,4 +1,4 @@
-"""STAGE's prefix layout: tables written by hand from docs/model.md.
+"""STAGE's prefix layout: tables written by hand from docs/dev/model.md.
 
 Two codebooks of three codes: pad 3, separator 4. `·` in the comments is a pad.
 """

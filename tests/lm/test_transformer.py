@@ -370,7 +370,7 @@ def test_configs_that_cannot_be(values: dict[str, int], message: str) -> None:
 
 
 def test_the_published_sizes() -> None:
-    """Parameters of docs/model.md's table, as MusicGen's paper rounds them: 300 M, 1.5 B, 3.3 B."""
+    """Parameters of docs/dev/model.md's table, as MusicGen's paper rounds them: 300 M, 1.5 B, 3.3 B."""
     sizes = {(1024, 24, 16): 0.42e9, (1536, 48, 24): 1.84e9, (2048, 48, 32): 3.25e9}
     for (dimension, layers, heads), parameters in sizes.items():
         config = LanguageModelConfig(dimension=dimension, layers=layers, heads=heads, feed_forward=4 * dimension)

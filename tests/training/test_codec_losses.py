@@ -143,6 +143,7 @@ def test_a_note_begins_when_it_begins() -> None:
     assert found[100 + 3 : 150].min() > 0.3
 
 
+@pytest.mark.slow
 def test_oscillators_can_be_taught_and_are_not_without_the_loss() -> None:
     assert float(tone_loss(torch.full((1, 4, 3), 0.5), torch.zeros(1, 4, 3))) == pytest.approx(0.75)
     shape = SpectralConfig(

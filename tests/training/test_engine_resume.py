@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -47,7 +48,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("step", [1, 7])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(variant: str, step: int, tmp_path: Path) -> None:
     tables = dict(VARIANTS[variant])
     options = tables.pop("task", {})
@@ -240,9 +241,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
 def test_a_folder_is_whole_whatever_call_it_is_killed_at(tmp_path: Path) -> None:
     """Killed at each of the system calls that replacing a folder makes: afterwards there is the old, or the new."""
     script = Path(__file__).with_name("killed_folder.py")
-    import subprocess
-
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
+    done = forked.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
     assert len(found) > 10

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import tomllib
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import matplotlib.image
 import numpy as np
 import pytest
@@ -138,7 +138,7 @@ class TestMetricsFile:
             "    step += 1\n"
             "    file.append(step, 'train', {f'loss/codebook_{k}': step / 3 for k in range(200)})\n"
         )
-        process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        process = forked.Popen([sys.executable, "-c", script, str(path)])
         while not path.exists() or path.stat().st_size < 500_000:
             assert process.poll() is None
             time.sleep(0.01)
@@ -283,7 +283,7 @@ class TestWeightsAndBiases:
             "    time.sleep(1.1)\n"  # W&B names its folders by the second
         )
         command = [sys.executable, "-c", script, str(tmp_path), *map(str, demos)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = forked.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         identity = (tmp_path / "wandb_id").read_text().strip()
         files = sorted((tmp_path / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
@@ -320,7 +320,7 @@ class TestWeightsAndBiases:
             "WeightsAndBiases(run, 'stage', 'drums', {}).on_event(Started(5, None, run, {}))\n"
         )
         command = [sys.executable, "-c", script, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = forked.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 1
         assert "Weights & Biases cannot be used · you are not logged in · log in with `wandb login`" in done.stderr
 

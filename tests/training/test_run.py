@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from prepared_songs import tone, write_song
@@ -212,7 +213,7 @@ def test_the_command_saves_ends_with_143_and_goes_on(songs: Path, tiny_model_dir
     config = run_config(songs, tiny_model_dir, tmp_path / "run", train={"steps": 100_000}, validate={"every": 0})
     (tmp_path / "run.toml").write_text(to_toml(config))
     command = [sys.executable, "-m", "stage_cli", "train", "--config", str(tmp_path / "run.toml"), "--json"]
-    process = subprocess.Popen(
+    process = forked.Popen(
         command, cwd=ROOT, env=toy_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None

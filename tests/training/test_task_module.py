@@ -164,16 +164,16 @@ def slow_losses(module: StemModule, batch: TokenBatch) -> list[float]:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("text", [False, True], ids=["no text", "text"])
-@pytest.mark.parametrize("lengths", [LENGTHS, (0, 0), (5,), (1, 9, 2)], ids=str)
 @torch.no_grad()
-def test_the_loss_is_that_of_the_masked_sequence(lengths: tuple[int, ...], text: bool, options: dict[str, Any]) -> None:
-    module = make_module(text=text, **options)
-    batch = make_batch(lengths, text=text)
-    outputs = module(batch)
-    expected = torch.tensor(slow_losses(module, batch))
-    torch.testing.assert_close(outputs["codebook_losses"], expected, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(outputs["loss"], expected.mean(), atol=TOLERANCE, rtol=0)
-    assert expected.std() > 0.01  # the codebooks differ: a mix-up would show
+def test_the_loss_is_that_of_the_masked_sequence(text: bool, options: dict[str, Any]) -> None:
+    for lengths in (LENGTHS, (0, 0), (5,), (1, 9, 2)):
+        module = make_module(text=text, **options)
+        batch = make_batch(lengths, text=text)
+        outputs = module(batch)
+        expected = torch.tensor(slow_losses(module, batch))
+        torch.testing.assert_close(outputs["codebook_losses"], expected, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(outputs["loss"], expected.mean(), atol=TOLERANCE, rtol=0)
+        assert expected.std() > 0.01  # the codebooks differ: a mix-up would show
 
 
 @torch.no_grad()

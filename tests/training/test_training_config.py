@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -463,17 +461,6 @@ def test_the_name_decides_nothing(load):
     assert replace(config, name="other") == config
     assert replace(config, name="other").directory == Path("runs/other")
     assert load(MINIMAL, "run.directory=~/x").directory == Path.home() / "x"
-
-
-def test_reading_a_config_imports_nothing_heavy():
-    heavy = ("torch", "numpy", "rich", "transformers", "peft", "accelerate")
-    code = (
-        "import sys; from stage_cli.core.training.config import load_config, to_toml; "
-        "to_toml(load_config('tiny', [])); "
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def documented_defaults() -> dict[str, dict[str, str]]:

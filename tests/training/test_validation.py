@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from stage_cli.core.accompany import AccompanySettings, AudioBlock
 from stage_cli.core.audio.spectra import LOWEST_HZ, PICTURE_BANDS, band_corners, mel_power
+from stage_cli.core.contexts import FileContext
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.song import generate_song
 from stage_cli.core.lm.layout import delayed_sequence
+from stage_cli.core.model import StageModel
+from stage_cli.core.stem_files import StemRequest, write_stems
 from stage_cli.core.training.building import build_model
 from stage_cli.core.training.demos import DemoPicture, draw_demo
 from stage_cli.core.training.settings import ModelConfig, RunConfig, TrainConfig, TrainingConfig, ValidateConfig
@@ -297,8 +300,16 @@ class TestContextGap:
         assert len(lengths) > 3
 
 
+def written(model: StageModel, context: np.ndarray, generation: GenerationConfig, folder: Path) -> np.ndarray:
+    """What `stage generate` writes for such a context."""
+    soundfile.write(folder / "context.wav", context, RATE, subtype="FLOAT")
+    request = StemRequest(FileContext(folder / "context.wav"), "drums", (folder / "stem.wav",), overwrite=True)
+    write_stems(model, request, AccompanySettings(generation))
+    return soundfile.read(folder / "stem.wav", dtype="float32")[0]
+
+
 class TestDemos:
-    def test_what_is_written(self, demos_run: Validator) -> None:
+    def test_what_is_written(self, demos_run: Validator, tmp_path: Path) -> None:
         demos_run.task.module.train()
         result = demos_run(1000)
         folder = demos_run.config.directory / "demos" / "step-00001000"
@@ -317,11 +328,7 @@ class TestDemos:
             assert {rate for _, rate in audio.values()} == {RATE}
             sounds = {part: samples for part, (samples, _) in audio.items()}
             assert {len(samples) for samples in sounds.values()} == {RATE}
-            context = model.codec.encode(torch.from_numpy(item.context)[None, None])
-            settings = GenerationConfig(seed=demos_run.config.validate.seed)
-            with torch.no_grad():
-                codes = torch.cat(list(generate_song(model.lm.eval(), context, settings, window=50)), dim=2)
-            generated = model.codec.decode(codes)[0, 0, :RATE].numpy()
+            generated = written(model, item.context, GenerationConfig(seed=demos_run.config.validate.seed), tmp_path)
             for part, expected in {
                 "context": item.context,
                 "target": item.target,
@@ -337,8 +344,13 @@ class TestDemos:
 
     def test_what_is_too_loud_is_turned_down(self, demos_run: Validator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("stage_cli.core.training.demos.draw_demo", lambda *_: None)
-        decode = demos_run.task.model.codec.decode
-        monkeypatch.setattr(demos_run.task.model.codec, "decode", lambda codes: 9 * decode(codes))
+        generate = StageModel.generate
+
+        def loud(*arguments: Any, **options: Any) -> Iterator[AudioBlock]:
+            for block in generate(*arguments, **options):
+                yield replace(block, audio=9 * block.audio)
+
+        monkeypatch.setattr(StageModel, "generate", loud)
         folder = demos_run(3000).demos[0].parent
         for part in ("generated", "mix"):
             samples, _ = soundfile.read(folder / f"01.{part}.flac")
@@ -354,7 +366,7 @@ class TestDemos:
         assert "validation/loss" in result.metrics
 
     def test_a_mistake_of_the_program_does_not(self, demos_run: Validator, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(demos_run.task.model.codec, "decode", lambda codes: codes.no_such_thing())
+        monkeypatch.setattr(StageModel, "generate", lambda model, *_, **__: model.no_such_thing())
         with pytest.raises(AttributeError, match="no_such_thing"):
             demos_run(5000)
 
@@ -387,10 +399,13 @@ class TestDemos:
         monkeypatch.setattr(torch, "is_deterministic_algorithms_warn_only_enabled", lambda: False)
         # Not torch's own: it imports the compiler, which takes seconds.
         monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, *, warn_only=False: strict.append(mode))
-        seen, decode = [], demos_run.task.model.codec.decode
-        monkeypatch.setattr(
-            demos_run.task.model.codec, "decode", lambda codes: (seen.append(strict[-1]), decode(codes))[1]
-        )
+        seen, generate = [], StageModel.generate
+
+        def noting(*arguments: Any, **options: Any) -> Iterator[AudioBlock]:
+            seen.append(strict[-1])
+            yield from generate(*arguments, **options)
+
+        monkeypatch.setattr(StageModel, "generate", noting)
         assert demos_run(8000).demos
         assert seen == [False, False]
         assert strict == [True, False, True]

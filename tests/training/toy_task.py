@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -246,10 +247,11 @@ def toy_environment() -> dict[str, str]:
 
 def toy_process(
     mode: str, directory: Path, tables: Mapping[str, Any], *, launcher: Sequence[str] = (), **options: Any
-) -> subprocess.Popen[str]:
+) -> forked.Popen:
     """Start `toy_run.py`; a session of its own lets a test signal the whole group."""
     script = str(Path(__file__).with_name("toy_run.py"))
-    return subprocess.Popen(
+    started = subprocess.Popen if launcher else forked.Popen
+    return started(
         [sys.executable, *launcher, script, mode, str(directory), json.dumps(tables)],
         env=toy_environment(),
         text=True,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from hub_server import HubServer
@@ -136,7 +136,7 @@ def test_loading_needs_no_peft(adapter: Path) -> None:
         "model = StageModel.from_pretrained(sys.argv[1], device='cpu')\n"
         "print(model.config.stem, 'peft' in sys.modules, 'transformers' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, adapter], capture_output=True, text=True, check=True)
+    done = forked.run([sys.executable, "-c", script, adapter], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["drums", "False", "False"]
 
 

@@ -1,4 +1,4 @@
-"""The four formats of docs/model.md give the same model."""
+"""The four formats of docs/dev/model.md give the same model."""
 
 from __future__ import annotations
 

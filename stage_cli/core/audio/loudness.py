@@ -195,7 +195,7 @@ def _power(loudness: float) -> float:
 
 
 ACTIVE_PEAK = 0.01
-"""A hop with this peak (−40 dBFS) or more can be heard; the training data's limit of silence (docs/model.md)."""
+"""A hop with this peak (−40 dBFS) or more can be heard; the training data's limit of silence (docs/dev/model.md)."""
 
 
 class StemLevels:

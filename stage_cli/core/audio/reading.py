@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BLOCK_FRAMES = 65_536
 
 # Mixes in float files rise above full scale, but not by 60 dB. Integers stored as floats do (a common mistake),
 # and so does garbage such as 1e30, which would overflow further on.
-_LOUDEST_SAMPLE = 1000.0
+LOUDEST_SAMPLE = 1000.0
 _LONGEST_SECONDS = 1e9
 
 
@@ -118,7 +118,7 @@ def to_mono(block: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MonoStats:
-    """What a `MonoReader` has learned of its file when all of it has been read.
+    """What a `MonoStream` has learned of its audio when all of it has been read.
 
     Args:
         source_frames: frames that were decoded, at the file's rate.
@@ -139,10 +139,62 @@ class MonoStats:
     rms: float
 
 
-class MonoReader:
-    """A file, or a part of it, as a stream of mono blocks at one sample rate; `stats` once it has been iterated.
+class MonoStream:
+    """Audio as a stream of mono blocks at one sample rate; `stats` once it has been iterated.
 
     The stream has ceil(source frames · sample_rate / source rate) frames in all. It can be iterated again.
+
+    Args:
+        blocks: called at the start of each iteration; yields `[frames, channels]` float32, never empty.
+        source_rate: Hz of those blocks.
+        channels: of those blocks.
+        sample_rate: Hz of the mono blocks, such as the model's 32000.
+    """
+
+    def __init__(
+        self, blocks: Callable[[], Iterable[np.ndarray]], source_rate: int, channels: int, sample_rate: int
+    ) -> None:
+        self.sample_rate = sample_rate
+        self._blocks = blocks
+        self._source_rate = source_rate
+        self._channels = channels
+        self._stats: MonoStats | None = None
+
+    @property
+    def stats(self) -> MonoStats:
+        """What was read. Raises ValueError before the iteration has come to its end."""
+        if self._stats is None:
+            raise ValueError("stats are known when the whole stream has been read")
+        return self._stats
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield `[frames]` float32, never empty."""
+        self._stats = None
+        resampler = StreamResampler(self._source_rate, self.sample_rate)
+        source, heard = _Level(), _Level()
+        for block in self._blocks():
+            source.add(block)
+            mono = resampler.push(to_mono(block))
+            if len(mono):
+                heard.add(mono)
+                yield mono
+        mono = resampler.finish()[:, 0]
+        if len(mono):
+            heard.add(mono)
+            yield mono
+        self._stats = MonoStats(
+            source_frames=source.frames,
+            source_rate=self._source_rate,
+            source_peak=source.peak,
+            channels=self._channels,
+            frames=heard.frames,
+            peak=heard.peak,
+            rms=math.sqrt(heard.energy / heard.frames),
+        )
+
+
+class MonoReader(MonoStream):
+    """A file, or a part of it, as a `MonoStream`.
 
     Args:
         path: the file.
@@ -166,46 +218,13 @@ class MonoReader:
     ) -> None:
         _check_range(start, duration)
         self.info = probe(path)
-        self.sample_rate = sample_rate
-        self._start = start
-        self._duration = duration
-        self._block_frames = block_frames
-        self._stats: MonoStats | None = None
         if _frame(start, self.info.sample_rate) >= self.info.frames:
             raise _past_the_end(path, start, self.info.duration)
-
-    @property
-    def stats(self) -> MonoStats:
-        """What was read. Raises ValueError before the iteration has come to its end."""
-        if self._stats is None:
-            raise ValueError("stats are known when the whole stream has been read")
-        return self._stats
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield `[frames]` float32, never empty."""
-        self._stats = None
-        resampler = StreamResampler(self.info.sample_rate, self.sample_rate)
-        source, heard = _Level(), _Level()
-        for block in read_blocks(
-            self.info.path, start=self._start, duration=self._duration, block_frames=self._block_frames
-        ):
-            source.add(block)
-            mono = resampler.push(to_mono(block))
-            if len(mono):
-                heard.add(mono)
-                yield mono
-        mono = resampler.finish()[:, 0]
-        if len(mono):
-            heard.add(mono)
-            yield mono
-        self._stats = MonoStats(
-            source_frames=source.frames,
-            source_rate=self.info.sample_rate,
-            source_peak=source.peak,
-            channels=self.info.channels,
-            frames=heard.frames,
-            peak=heard.peak,
-            rms=math.sqrt(heard.energy / heard.frames),
+        super().__init__(
+            lambda: read_blocks(path, start=start, duration=duration, block_frames=block_frames),
+            self.info.sample_rate,
+            self.info.channels,
+            sample_rate,
         )
 
 
@@ -244,11 +263,11 @@ def _past_the_end(path: Path, start: float, duration: float) -> UsageError:
 
 
 def _check_samples(block: np.ndarray, path: Path, position: int, sample_rate: int) -> None:
-    """Refuse a block that begins at frame `position` if a sample is NaN, infinite or beyond ±`_LOUDEST_SAMPLE`."""
+    """Refuse a block that begins at frame `position` if a sample is NaN, infinite or beyond ±`LOUDEST_SAMPLE`."""
     # NaN makes the maximum NaN, and no comparison with NaN is true. (An array of absolute values would cost more.)
-    if block.max() <= _LOUDEST_SAMPLE and block.min() >= -_LOUDEST_SAMPLE:
+    if block.max() <= LOUDEST_SAMPLE and block.min() >= -LOUDEST_SAMPLE:
         return
-    frame, channel = (int(index[0]) for index in np.nonzero(~(np.abs(block) <= _LOUDEST_SAMPLE)))
+    frame, channel = (int(index[0]) for index in np.nonzero(~(np.abs(block) <= LOUDEST_SAMPLE)))
     value = float(block[frame, channel])
     time = (position + frame) / sample_rate
     if math.isfinite(value):

@@ -1,15 +1,7 @@
-"""Scales of pitch in mels, and the triangular filters that are laid out on them.
+"""Mel filters and mel spectra, and triangular filters around notes.
 
-What differs from use to use stays there: which corners, on which axis, and what a filter's height, area or sum is.
-
-The log-mel front end of MusiCNN and Discogs-EffNet, in numpy.
-
-Equal to essentia's TensorflowInputMusiCNN within 1e-4, without its licence. Source: Pons and Serra, "musicnn",
-ISMIR 2019 (frames, bands on Slaney's scale, compression).
-
-Mel filters, in numpy, as the networks here were trained with them.
-
-Mel spectrograms for pictures.
+Mel filters are torchaudio's. What it has not is laid out here: filters around notes, and the triangles that codecs are
+trained with. torchaudio takes 0.3 s to import beside torch: only what uses its filters does.
 """
 
 from __future__ import annotations
@@ -21,10 +13,6 @@ from typing import Literal
 import numpy as np
 
 _MELS_A_DECADE, _KNEE_HZ = 2595.0, 700.0  # HTK's scale: logarithmic far above the knee, linear far below
-_LINEAR_HZ = 200 / 3  # Slaney's scale: Hz a mel, up to 1 kHz …
-_CORNER_HZ = 1000.0
-_CORNER_MELS = _CORNER_HZ / _LINEAR_HZ
-_LOG_STEP = np.log(6.4) / 27  # … and of the logarithm of the frequency a mel, above
 
 
 def htk_mels(hertz: np.ndarray) -> np.ndarray:
@@ -38,21 +26,6 @@ def htk_mels(hertz: np.ndarray) -> np.ndarray:
 def htk_hertz(mels: np.ndarray) -> np.ndarray:
     """Return frequencies in Hz, the inverse of `htk_mels`."""
     return _KNEE_HZ * (10 ** (mels / _MELS_A_DECADE) - 1)
-
-
-def slaney_mels(hertz: np.ndarray) -> np.ndarray:
-    """Return frequencies in mels: linear to 1 kHz, which is 15 mels, and logarithmic above.
-
-    Source: M. Slaney, "Auditory toolbox", 1998; the default of librosa.
-    """
-    above = _CORNER_MELS + np.log(np.maximum(hertz, _CORNER_HZ) / _CORNER_HZ) / _LOG_STEP
-    return np.where(hertz < _CORNER_HZ, hertz / _LINEAR_HZ, above)
-
-
-def slaney_hertz(mels: np.ndarray) -> np.ndarray:
-    """Return frequencies in Hz, the inverse of `slaney_mels`."""
-    above = _CORNER_HZ * np.exp((np.maximum(mels, _CORNER_MELS) - _CORNER_MELS) * _LOG_STEP)
-    return np.where(mels < _CORNER_MELS, mels * _LINEAR_HZ, above)
 
 
 def semitones(size: int, sample_rate: int, notes: range) -> np.ndarray:
@@ -109,6 +82,9 @@ _FRAMES_AT_ONCE = 4096
 def mel_bands(audio: np.ndarray) -> np.ndarray:
     """Return log10(1 + 10000 · power) of 96 mel bands: `[frames, 96]` float32.
 
+    The front end of MusiCNN and Discogs-EffNet, equal to essentia's TensorflowInputMusiCNN within 1e-4. Source: Pons
+    and Serra, "musicnn", ISMIR 2019 (frames, bands on Slaney's scale, compression).
+
     Frame f is centred on sample 256 · f; the audio is padded with zeros on both sides.
 
     Args:
@@ -121,23 +97,15 @@ def mel_bands(audio: np.ndarray) -> np.ndarray:
     padded[FRAME // 2 :][: len(audio)] = audio[: len(padded) - FRAME // 2]
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
     window = np.hanning(FRAME).astype(np.float32)
+    filters = mel_filters(sample_rate=RATE, fft=FRAME, bands=BANDS, low=0.0, high=RATE / 2, scale="slaney")
     bands = np.empty((len(frames), BANDS), dtype=np.float32)
     for first in range(0, len(frames), _FRAMES_AT_ONCE):
         spectra = np.abs(scipy.fft.rfft(frames[first : first + _FRAMES_AT_ONCE] * window, axis=1))
-        bands[first : first + len(spectra)] = (spectra**2) @ filters()
+        bands[first : first + len(spectra)] = (spectra**2) @ filters
     return np.log10(1 + 10_000 * bands)
 
 
-@functools.cache
-def filters() -> np.ndarray:
-    """Return the triangular filters `[FRAME // 2 + 1, BANDS]`, float32, each of area 1 over its frequencies in Hz."""
-    corners = slaney_hertz(np.linspace(*slaney_mels(np.array([0, RATE / 2])), BANDS + 2))
-    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    shapes = triangles(np.fft.rfftfreq(FRAME, 1 / RATE), low, centre, high)
-    return (shapes * (2 / (high - low))).astype(np.float32)
-
-
-MelScale = Literal["slaney", "htk"]
+MelScale = Literal["slaney", "htk", "vggish"]
 
 
 def frames(audio: np.ndarray, length: int, hop: int) -> np.ndarray:
@@ -152,10 +120,10 @@ def hann(length: int) -> np.ndarray:
 
 @functools.cache
 def mel_filters(*, sample_rate: int, fft: int, bands: int, low: float, high: float, scale: MelScale) -> np.ndarray:
-    """Return triangular filters, `[fft // 2 + 1, bands]`.
+    """Return triangular filters, `[fft // 2 + 1, bands]` float32, by torchaudio.
 
-    `slaney` (librosa's default): triangles in Hz on Slaney's mel scale, each of area 1. `htk` (VGGish): triangles in
-    mels on HTK's scale, each of height 1, and nothing at 0 Hz.
+    `slaney` (librosa's default): triangles in Hz on Slaney's mel scale, each of area 1. `htk`: triangles in Hz on HTK's
+    scale, each of height 1. `vggish` (Kaldi's): triangles in mels, on HTK's scale, each of height 1.
 
     Args:
         sample_rate: Hz.
@@ -165,25 +133,16 @@ def mel_filters(*, sample_rate: int, fft: int, bands: int, low: float, high: flo
         high: Hz, where the last ends.
         scale: see above.
     """
-    hertz = np.fft.rfftfreq(fft, 1 / sample_rate)
-    if scale == "htk":
-        axis, ends = _vggish_mels(hertz), _vggish_mels(np.array([low, high]))
-        corners = np.linspace(ends[0], ends[1], bands + 2)
-    else:
-        ends = slaney_mels(np.array([low, high]))
-        axis, corners = hertz, slaney_hertz(np.linspace(ends[0], ends[1], bands + 2))
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    filters = triangles(axis, left, centre, right)
-    if scale == "slaney":
-        return filters * (2 / (right - left))
-    filters[0] = 0
-    return filters
+    if scale == "vggish":
+        from torchaudio.compliance.kaldi import get_mel_banks
 
+        # Its bins end below half the sample rate, where nothing is let through.
+        filters, _ = get_mel_banks(bands, fft, float(sample_rate), low, high, 0.0, 0.0, 1.0)
+        return np.pad(filters.numpy().T, ((0, 1), (0, 0)))
+    from torchaudio.functional import melscale_fbanks
 
-def _vggish_mels(hertz: np.ndarray) -> np.ndarray:
-    # HTK's scale but for a factor of 1.00001, which the triangles do not see: but written as VGGish was trained with
-    # it, they are the same to the last bit.
-    return 1127.0 * np.log(1 + hertz / 700.0)
+    norm = "slaney" if scale == "slaney" else None
+    return melscale_fbanks(fft // 2 + 1, low, high, bands, sample_rate, norm=norm, mel_scale=scale).numpy()
 
 
 WINDOW_SECONDS = 0.064
@@ -195,7 +154,7 @@ _PICTURE_FRAMES = 2048
 
 
 def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Return the power in mel bands: `[frames, BANDS]` float32, frame f centred on `HOP_SECONDS` · f seconds.
+    """Return the power in mel bands: `[frames, PICTURE_BANDS]` float32, frame f centred on `HOP_SECONDS` · f seconds.
 
     Hann windows; triangular filters with a peak of 1 from `LOWEST_HZ` to half the sample rate.
 
@@ -212,22 +171,17 @@ def mel_power(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     # The periodic Hann window: its first sample is zero, its last is not.
     shape = np.hanning(window + 1)[:-1].astype(np.float32)
     bands = np.empty((len(frames), PICTURE_BANDS), dtype=np.float32)
-    filters = picture_filters(window, sample_rate)
+    filters = mel_filters(
+        sample_rate=sample_rate, fft=window, bands=PICTURE_BANDS, low=LOWEST_HZ, high=sample_rate / 2, scale="htk"
+    )
     for first in range(0, len(frames), _PICTURE_FRAMES):
         spectra = np.abs(scipy.fft.rfft(frames[first : first + _PICTURE_FRAMES] * shape, axis=1))
         bands[first : first + len(spectra)] = (spectra**2) @ filters
     return bands
 
 
-def picture_filters(window: int, sample_rate: int) -> np.ndarray:
-    """Return the triangles `[window // 2 + 1, BANDS]`, float32."""
-    corners = band_corners(sample_rate)
-    frequencies = np.fft.rfftfreq(window, 1 / sample_rate)
-    return triangles(frequencies, corners[:-2], corners[1:-1], corners[2:]).astype(np.float32)
-
-
 def band_corners(sample_rate: int) -> np.ndarray:
-    """Return the corners of the triangles in Hz, `[BANDS + 2]`: band b rises from b, peaks at b + 1, ends at b + 2.
+    """Return the corners of the triangles in Hz, `[PICTURE_BANDS + 2]`: band b rises from b to b + 1, ends at b + 2.
 
     They are evenly spaced on HTK's scale.
     """

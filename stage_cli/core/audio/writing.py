@@ -12,6 +12,7 @@ import secrets
 import stat
 import struct
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, cast
@@ -19,7 +20,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from stage_cli.core.files import GuardedFile, display_name
+from stage_cli.core.files import GuardedFile, display_name, sync_folder
 from stage_cli.errors import AudioError, UsageError
 
 OUTPUT_FORMATS: tuple[str, ...] = ("wav", "flac")
@@ -159,7 +160,7 @@ class AtomicAudioWriter:
             self._discard()
             raise
         self._delete_part.detach()
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     @property
     def _needs_rf64(self) -> bool:
@@ -248,20 +249,29 @@ def _delete(part: Path, process: int) -> None:
             part.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system lets folders be synchronised (not Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+CEILING = 10 ** (-0.1 / 20)
+"""What is too loud is turned down to this peak, 0.1 dB under full scale."""
+
+
+def gain_for(peak: float) -> float:
+    """Return the factor, at most 1, that brings a peak under full scale."""
+    return 1.0 if peak <= 1.0 else CEILING / peak
+
+
+def scaled(block: np.ndarray, gain: float) -> np.ndarray:
+    """Return a block of any shape turned down by a gain, within ±1; with a gain of 1 the block itself."""
+    return np.clip(block * np.float32(gain), -1.0, 1.0) if gain < 1 else block
+
+
+def write_scaled(blocks: Iterable[np.ndarray], writer: AtomicAudioWriter, gain: float) -> None:
+    """Write blocks, turned down by a gain."""
+    for block in blocks:
+        writer.write(scaled(block, gain))
 
 
 _LIVE_BYTES = 2
 _FULL_SCALE = 2**15
-# Where what was too loud is turned down to, and in how many seconds.
-_CEILING, _FADE_SECONDS = 10 ** (-0.1 / 20), 0.005
+_FADE_SECONDS = 0.005  # in which a live stream is turned down
 # What stands for a size that 32 bits do not hold: readers then go on to the end.
 _UNKNOWN_SIZE = 2**32 - 1
 
@@ -300,7 +310,7 @@ class LiveWav:
             return
         peak = float(np.abs(block).max())
         self.peak = max(self.peak, peak)
-        before, self.gain = self.gain, self.gain if peak * self.gain <= 1 else _CEILING / peak
+        before, self.gain = self.gain, self.gain if peak * self.gain <= 1 else CEILING / peak
         # A step in the gain would click. What rises within the fade is cut, at worst for its length.
         gains = np.full(len(block), self.gain, dtype=np.float32)
         fade = min(self._fade_frames, len(block))

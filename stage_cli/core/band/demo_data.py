@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from stage_cli.core.band.arrangements import open_arrangements
 from stage_cli.core.band.composer import compose
 from stage_cli.core.band.instruments import SAMPLE_RATE
 from stage_cli.core.band.mixing import RenderedPart, render
 from stage_cli.core.band.performances import open_drummers
+from stage_cli.core.band.randomness import chance, generator
 from stage_cli.core.band.score import Score
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.sounds import open_bank, recipe, resolve
@@ -46,7 +48,8 @@ def annotations(score: Score) -> dict[str, Any]:
     """Return what is exactly known of a song, ready for JSON. Times are seconds from its first sample.
 
     Keys: bpm (of the median beat interval), beats, downbeats, beats_per_bar, time_signature, swing, key (tonic,
-    scale, mode), style, sections (kind, start, end), chords (chord, start, end).
+    scale, mode; None if unknown), style, sections (kind, start, end), chords (chord, start, end), and the performance
+    that the drums are from, if they are not invented.
     """
     times = [round(time, 6) for time in score.beat_times]
     intervals = [after - before for before, after in pairwise(score.beat_times)]
@@ -56,14 +59,15 @@ def annotations(score: Score) -> dict[str, Any]:
     def seconds(beat: float) -> float:
         return round(float(np.interp(beat, range(len(times) + 1), [*times, score.duration])), 6)
 
-    return {
+    key = score.key
+    known: dict[str, Any] = {
         "bpm": round(bpm, 4),
         "beats": times,
         "downbeats": times[::bar],
         "beats_per_bar": bar,
         "time_signature": score.meter.name,
         "swing": round(score.swing, 4),
-        "key": {"tonic": PITCH_CLASSES[score.key.tonic], "scale": score.key.scale, "mode": score.key.mode},
+        "key": None if key is None else {"tonic": PITCH_CLASSES[key.tonic], "scale": key.scale, "mode": key.mode},
         "style": score.style,
         "sections": [
             {"kind": s.kind, "start": seconds(s.first_bar * bar), "end": seconds((s.first_bar + s.bars) * bar)}
@@ -74,6 +78,7 @@ def annotations(score: Score) -> dict[str, Any]:
             for span in score.chords
         ],
     }
+    return known | ({"drummer": score.drummer} if score.drummer else {})
 
 
 def write_song(folder: Path, score: Score, tracks: Sequence[RenderedPart], recipe: dict[str, Any]) -> None:
@@ -183,6 +188,9 @@ def compose_and_render(
     soundfont: Path | None = None,
     tempo_changes: str = "some",
     drummers: Path | None = None,
+    arrangements: Path | None = None,
+    arrangement_share: float = 0.25,
+    kits: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Return a song's stems by name, each `[frames, 2]` float32 at 44.1 kHz; no file is written.
 
@@ -197,12 +205,17 @@ def compose_and_render(
         soundfont: file; Debian's FluidR3 if left out.
         tempo_changes: "never", "some" or "always".
         drummers: folder of drum performances.
+        arrangements: folder of MIDI files, some of which are songs of the set.
+        arrangement_share: of the set that are arrangements.
+        kits: folder of recorded kits and instruments.
 
     Raises:
         UsageError: a value is out of range, or a folder holds nothing that can be used.
         StageError: the soundfont, or the library that reads it, is missing.
     """
-    settings = DemoSettings(1, seconds, seed, sounds, soundfont, tempo_changes, drummers)
+    settings = DemoSettings(
+        1, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
+    )
     return make_song(settings, index).stems()
 
 
@@ -268,6 +281,9 @@ def make_song(settings: DemoSettings, index: int) -> BandSong:
 
 def compose_song(settings: DemoSettings, index: int) -> Score:
     """Return what the `index`-th song of a set plays, without its sound: notes, beats, sections, chords."""
+    key = (settings.seed, index)
+    if settings.arrangements is not None and chance(generator(*key, "kind"), settings.arrangement_share):
+        return open_arrangements(settings.arrangements).arrange(key, settings.seconds)
     drummers = None if settings.drummers is None else open_drummers(settings.drummers)
     return compose(settings.seed, index, settings.seconds, tempo_changes=settings.tempo_changes, drummers=drummers)
 
@@ -342,11 +358,11 @@ def _plan(
             kept.append(index)
             continue
         if found is not None and not overwrite:
-            other = next(name for name in wanted if found.get(name) != wanted[name])
+            other = next(name for name in wanted | found if found.get(name) != wanted.get(name))
             raise UsageError(
                 f"{output} holds songs of other settings",
-                why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted[other]} here",
-                next_step="use --overwrite to replace them, or another folder",
+                why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted.get(other)} here",
+                next_step="use `overwrite` to replace them, or another folder",
             )
         due.append(index)
     return kept, due
@@ -382,11 +398,11 @@ def _report(folder: Path, settings: DemoSettings, index: int, *, written: bool) 
     return SongReport(
         index=index,
         path=str(folder),
-        title=f"{content['song']} – {content['artist']}",
+        title=" – ".join(name for name in (content["song"], content["artist"]) if name),
         style=known["style"],
         bpm=known["bpm"],
         time_signature=known["time_signature"],
-        key=f"{known['key']['tonic']} {known['key']['mode']}",
+        key=f"{known['key']['tonic']} {known['key']['mode']}" if known["key"] else "",
         stems=tuple(stem["stemName"] for stem in content["stems"]),
         seconds=settings.seconds,
         written=written,

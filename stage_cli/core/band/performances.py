@@ -56,7 +56,7 @@ _OFF_GRID = 0.72
 _SWINGS = tuple(round(0.53 + 0.02 * i, 2) for i in range(9))
 _FILL_BEATS = 0.35
 
-_KEYS = {
+KIT_KEYS = {
     36: KICK, 35: KICK, 38: SNARE, 40: SNARE, 37: SIDE_STICK, 39: SIDE_STICK,
     42: CLOSED_HAT, 22: CLOSED_HAT, 44: PEDAL_HAT, 46: OPEN_HAT, 26: OPEN_HAT,
     48: HIGH_TOM, 50: HIGH_TOM, 45: MIDDLE_TOM, 47: MIDDLE_TOM, 43: LOW_TOM, 41: LOW_TOM, 58: LOW_TOM,
@@ -139,7 +139,7 @@ class PlayedStroke:
 
 
 @dataclass(frozen=True, eq=False)
-class Performance:
+class DrumPerformance:
     """A performance, bar by bar.
 
     Attributes:
@@ -212,8 +212,8 @@ class Performer:
 
     key: tuple[int | str, ...]
     meter: ScoreMeter
-    main: Performance
-    other: Performance
+    main: DrumPerformance
+    other: DrumPerformance
     fills: tuple[tuple[PlayedStroke, ...], ...]
     fill_every: int
     crash: float
@@ -329,7 +329,7 @@ class DrumLibrary:
         self.files = tuple(files)
         self.skipped = list(skipped)
         self.fingerprint = fingerprint
-        self._performances: dict[str, Performance | None] = {}
+        self._performances: dict[str, DrumPerformance | None] = {}
 
     @classmethod
     def open(cls, folder: Path) -> DrumLibrary:
@@ -338,42 +338,28 @@ class DrumLibrary:
         Raises:
             UsageError: no such folder, or no MIDI file in it can be read.
         """
-        if not folder.is_dir():
-            raise UsageError(f"cannot read drummers from {folder}", why="it is no folder")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
-        if not paths:
-            raise UsageError(f"cannot read drummers from {folder}", why="it holds no MIDI files")
         digest = hashlib.sha256()
         broken: dict[str, str] = {}
-        for path in paths:
-            name = path.relative_to(folder).as_posix()
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                broken[name] = error.strerror or str(error)
-                continue
-            digest.update(f"{name} {len(data)}\n".encode() + data)
-            if why := _defect(data):
-                broken[name] = why
+        names = find_midi_files(folder, "drummers", digest, broken)
         info = folder / INFO_FILE
         if info.is_file():
             digest.update(info.read_bytes())
             files, skipped = _from_info(folder, info, broken)
         else:
-            files, skipped = _from_files(folder, [p.relative_to(folder).as_posix() for p in paths], broken)
+            files, skipped = _from_files(folder, names, broken)
         if not files:
             raise UsageError(
                 f"cannot read drummers from {folder}", why=skipped[0] if skipped else "it lists no performances"
             )
         return cls(folder, files, skipped, f"{folder.name} {len(files)} {digest.hexdigest()[:16]}")
 
-    def performance(self, file: PerformanceFile) -> Performance | None:
+    def performance(self, file: PerformanceFile) -> DrumPerformance | None:
         """Return a file's performance; None if it cannot be read or does not keep time."""
         if file.path not in self._performances:
             self._performances[file.path] = self._read(file)
         return self._performances[file.path]
 
-    def _read(self, file: PerformanceFile) -> Performance | None:
+    def _read(self, file: PerformanceFile) -> DrumPerformance | None:
         try:
             song = read_midi(self.folder / file.path)
         except StageError as error:
@@ -416,7 +402,9 @@ class DrumLibrary:
             crash=float(rng.uniform(0.3, 0.9)),
         )
 
-    def _fitting(self, rng: np.random.Generator, style: str, meter: ScoreMeter, bpm: float) -> Iterator[Performance]:
+    def _fitting(
+        self, rng: np.random.Generator, style: str, meter: ScoreMeter, bpm: float
+    ) -> Iterator[DrumPerformance]:
         wanted = _STYLES.get(style, ())
         files = [
             file
@@ -439,7 +427,9 @@ class DrumLibrary:
                 continue
             yield found
 
-    def _fills(self, rng: np.random.Generator, main: Performance, meter: ScoreMeter) -> list[tuple[PlayedStroke, ...]]:
+    def _fills(
+        self, rng: np.random.Generator, main: DrumPerformance, meter: ScoreMeter
+    ) -> list[tuple[PlayedStroke, ...]]:
         """Return bars that lead to a next section: the same drummer's fills in a like style, else the performance's."""
         family = main.file.style.split("/")[0]
         files = [
@@ -468,7 +458,39 @@ def open_drummers(folder: Path) -> DrumLibrary:
     return DrumLibrary.open(folder)
 
 
-def transcribe(song: MidiSong, file: PerformanceFile) -> Performance | None:
+def find_midi_files(folder: Path, what: str, digest: hashlib._Hash, broken: dict[str, str]) -> list[str]:
+    """Return the MIDI files of a folder and the folders in it: paths relative to it, with slashes, sorted.
+
+    Args:
+        folder: to look through.
+        what: is looked for, as errors call it.
+        digest: gets the names and the content of the files.
+        broken: gets those that are no whole MIDI files, with the reason.
+
+    Raises:
+        UsageError: no such folder, or no MIDI file in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"cannot read {what} from {folder}", why="it is no folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
+    if not paths:
+        raise UsageError(f"cannot read {what} from {folder}", why="it holds no MIDI files")
+    names = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        names.append(name)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            broken[name] = error.strerror or str(error)
+            continue
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+        if why := _defect(data):
+            broken[name] = why
+    return names
+
+
+def transcribe(song: MidiSong, file: PerformanceFile) -> DrumPerformance | None:
     """Return the performance of a MIDI song: its strokes on the grid that fits them best, straight or swung.
 
     Returns: None if there are no drums in it, or no beats.
@@ -495,7 +517,7 @@ def transcribe(song: MidiSong, file: PerformanceFile) -> Performance | None:
     usual = float(np.median([len(bar) for bar in bars.values()]))
     full = [number for number, bar in bars.items() if len(bar) >= 0.35 * usual]
     played = tuple(tuple(bars.get(number, ())) for number in range(min(full), max(full) + 1))
-    return Performance(file, feel, played, tightness)
+    return DrumPerformance(file, feel, played, tightness)
 
 
 def strokes_to_notes(strokes: Sequence[PlayedStroke], beat_times: Sequence[float], feel: Feel) -> list[ScoreNote]:
@@ -604,14 +626,14 @@ def _strokes(song: MidiSong) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return quarter notes, the band's keys, and velocities (0 to 1) of a song's drum strokes, by time."""
     tracks = [track for track in song.tracks if track.channel == DRUM_CHANNEL]
     notes = sorted(note for track in tracks or song.tracks if tracks or len(song.tracks) == 1 for note in track.notes)
-    notes = [note for note in notes if note.pitch in _KEYS]
+    notes = [note for note in notes if note.pitch in KIT_KEYS]
     tempo = song.tempo
     if not notes or tempo.ticks_per_quarter is None:
         return np.zeros(0), np.zeros(0, int), np.zeros(0)
     seconds = np.array([note.onset for note in notes])
     at = np.searchsorted(tempo.seconds, seconds, side="right") - 1
     ticks = tempo.ticks[at] + (seconds - tempo.seconds[at]) / tempo.seconds_per_tick[at]
-    keys = np.array([_KEYS[note.pitch] for note in notes])
+    keys = np.array([KIT_KEYS[note.pitch] for note in notes])
     return ticks / tempo.ticks_per_quarter, keys, np.array([note.velocity / 127 for note in notes])
 
 

@@ -129,7 +129,7 @@ class Score:
         style: name of the style.
         genre: in MoisesDB's spelling.
         meter: time signature.
-        key: tonic and mode.
+        key: tonic and mode; None if unknown.
         swing: place of the second of two eighths (or sixteenths, see `swing_unit`); 0.5 is straight.
         swing_unit: length in beats of the pair that swings.
         bpm: of the first bar.
@@ -147,7 +147,7 @@ class Score:
     style: str
     genre: str
     meter: ScoreMeter
-    key: ScoreKey
+    key: ScoreKey | None
     swing: float
     swing_unit: float
     bpm: float

@@ -31,9 +31,12 @@ class DemoSettings:
         tempo_changes: "never", "some" or "always": songs whose tempo changes between sections.
         drummers: folder of drum performances (Groove MIDI's, or any MIDI files) that composed songs take their drums
             from; all grooves are invented if left out.
+        arrangements: folder of MIDI files that are songs of the set themselves; none if left out.
+        arrangement_share: of the songs that are arrangements, if there are any, 0 to 1.
+        kits: folder of drum kits and instruments made of recorded one-shots, which some songs are played on.
 
     Raises:
-        UsageError: a value is out of range; the error names the command line's option.
+        UsageError: a value is out of range; the error names the field.
     """
 
     songs: int = 10
@@ -43,26 +46,30 @@ class DemoSettings:
     soundfont: Path | None = None
     tempo_changes: str = "some"
     drummers: Path | None = None
+    arrangements: Path | None = None
+    arrangement_share: float = 0.25
+    kits: Path | None = None
 
     def __post_init__(self) -> None:
-        _check("--songs", self.songs, 1 <= self.songs <= MOST_SONGS, f"1 to {MOST_SONGS}")
+        _check("songs", self.songs, 1 <= self.songs <= MOST_SONGS, f"1 to {MOST_SONGS}")
         in_range = math.isfinite(self.seconds) and SHORTEST <= self.seconds <= LONGEST
-        _check("--seconds", self.seconds, in_range, f"{SHORTEST:g} to {LONGEST:g}")
-        _check("--seed", self.seed, 0 <= self.seed <= HIGHEST_SEED, f"0 to {HIGHEST_SEED}")
-        _check("--sounds", self.sounds, self.sounds in SOUNDS, ", ".join(SOUNDS))
-        _check("--tempo-changes", self.tempo_changes, self.tempo_changes in TEMPO_CHANGES, ", ".join(TEMPO_CHANGES))
+        _check("seconds", self.seconds, in_range, f"{SHORTEST:g} to {LONGEST:g}")
+        _check("seed", self.seed, 0 <= self.seed <= HIGHEST_SEED, f"0 to {HIGHEST_SEED}")
+        _check("sounds", self.sounds, self.sounds in SOUNDS, ", ".join(SOUNDS))
+        _check("tempo_changes", self.tempo_changes, self.tempo_changes in TEMPO_CHANGES, ", ".join(TEMPO_CHANGES))
+        _check("arrangement_share", self.arrangement_share, 0 <= self.arrangement_share <= 1, "0 to 1")
         if self.sounds == "synth" and self.soundfont is not None:
             raise UsageError(
-                "--sounds synth needs no --soundfont", next_step="leave one of them out, or use --sounds mixed"
+                "`sounds` synth needs no `soundfont`", next_step="leave one of them out, or use `sounds` mixed"
             )
 
 
 def check_jobs(jobs: int) -> None:
     """Raise a UsageError unless `jobs` is a number of processes."""
-    _check("--jobs", jobs, 1 <= jobs <= MOST_JOBS, f"1 to {MOST_JOBS}")
+    _check("jobs", jobs, 1 <= jobs <= MOST_JOBS, f"1 to {MOST_JOBS}")
 
 
-def _check(option: str, value: object, allowed: bool, range_text: str) -> None:
+def _check(field: str, value: object, allowed: bool, range_text: str) -> None:
     if not allowed:
         shown = f"{value:g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else f"{value}"
-        raise UsageError(f"{option} cannot be {shown}", next_step=f"allowed: {range_text}")
+        raise UsageError(f"`{field}` cannot be {shown}", next_step=f"allowed: {range_text}")

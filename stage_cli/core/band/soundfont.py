@@ -72,14 +72,14 @@ def check(path: Path | None) -> None:
     """
     if path is None:
         raise UsageError(
-            "no soundfont was found", next_step="name one: --soundfont FILE.sf2, or apt install fluid-soundfont-gm"
+            "no soundfont was found", next_step="name one: `soundfont` FILE.sf2, or apt install fluid-soundfont-gm"
         )
     try:
         with path.open("rb") as file:
             head = file.read(12)
     except OSError as error:
         raise UsageError(
-            f"cannot read the soundfont {path}", why=error.strerror or str(error), next_step="check --soundfont"
+            f"cannot read the soundfont {path}", why=error.strerror or str(error), next_step="check `soundfont`"
         ) from error
     if head[:4] != b"RIFF" or head[8:12] != b"sfbk":
         raise UsageError(

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from stage_cli.core.band import soundfont
+from stage_cli.core.band.arrangements import open_arrangements
 from stage_cli.core.band.performances import open_drummers
 from stage_cli.core.band.randomness import chance
+from stage_cli.core.band.recorded import RecordedBank, open_recordings
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.synth_drums import Stroke, build_hand_percussion, build_kit
 from stage_cli.core.band.timbres import Voice, build_voice
@@ -96,6 +98,11 @@ def recipe(settings: DemoSettings, index: int) -> dict[str, Any]:
     # Only what is used is recorded: songs without it are what they were.
     if settings.drummers is not None:
         made_by["drummers"] = open_drummers(settings.drummers).fingerprint
+    if settings.arrangements is not None:
+        made_by["arrangements"] = open_arrangements(settings.arrangements).fingerprint
+        made_by["arrangement_share"] = settings.arrangement_share
+    if settings.kits is not None:
+        made_by["kits"] = open_recordings(settings.kits).fingerprint
     return made_by
 
 
@@ -116,11 +123,15 @@ def resolve(settings: DemoSettings) -> DemoSettings:
 
 
 def open_bank(settings: DemoSettings) -> SoundBank:
-    """Return where the sounds of resolved settings come from; a soundfont is opened once in a process."""
+    """Return where the sounds of resolved settings come from; files are opened once in a process."""
+    bank: SoundBank
     if settings.sounds == "synth" or settings.soundfont is None:
-        return SynthBank()
-    bank = _open_soundfont(settings.soundfont)
-    return bank if settings.sounds == "soundfont" else MixedBank(SynthBank(), bank)
+        bank = SynthBank()
+    elif settings.sounds == "soundfont":
+        bank = _open_soundfont(settings.soundfont)
+    else:
+        bank = MixedBank(SynthBank(), _open_soundfont(settings.soundfont))
+    return bank if settings.kits is None else RecordedBank(open_recordings(settings.kits), bank)
 
 
 @lru_cache(maxsize=1)

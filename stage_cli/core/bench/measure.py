@@ -21,14 +21,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stage_cli.core.accompaniment.accompany import accompany
-from stage_cli.core.accompaniment.context import FileContext
-from stage_cli.core.accompaniment.request import Request
+from stage_cli.core.accompany import AccompanySettings, generation_for
 from stage_cli.core.codec.streaming import StreamingDecoder, StreamingEncoder
+from stage_cli.core.contexts import FileContext
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.song import decode_window
 from stage_cli.core.machine import resident_peak, worker_pool
 from stage_cli.core.model import StageModel, memory_errors
+from stage_cli.core.stem_files import StemRequest, write_stems
 from stage_cli.errors import DeviceError
 
 TIMES = 3
@@ -218,16 +218,17 @@ def in_fresh_process(function: Callable[..., _Made], *arguments: object) -> _Mad
 
 def _write(model: StageModel, job: Job, variations: int) -> float:
     """Seconds for the whole of it, from the context's file to the stems' files, as `stage generate` does it."""
-    config = GenerationConfig(variations=variations).for_model(model.config.sampling, ())
     seconds = 0.0
     for duration in (min(WARM_UP_SECONDS, job.seconds), job.seconds):
-        request = Request(
-            FileContext(job.context, 0.0, duration),
+        context = FileContext(job.context, 0.0, duration)
+        settings = AccompanySettings(generation_for(model, context, {}, variations=variations))
+        request = StemRequest(
+            context,
             job.stem,
             tuple(job.folder / f"stem.{number}.wav" for number in range(variations)),
             overwrite=True,
         )
-        seconds = accompany(model, request, config).compute_seconds
+        seconds = write_stems(model, request, settings).compute_seconds
     return seconds
 
 

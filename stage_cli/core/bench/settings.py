@@ -42,7 +42,7 @@ class BenchConfig:
         precisions: as `precision` of `stage generate`, each of them measured.
         duration: seconds of audio that are written.
         variations: also measured beside one, if there are more.
-        lengths: seconds of audio whose cost is measured one by one; none if empty.
+        lengths: seconds of audio whose cost is measured one by one, rising; none if empty.
         repeats: rounds; each measures everything once.
         plot: a PNG file of the cost of `lengths`, or None.
         overwrite: replace that file.
@@ -77,9 +77,10 @@ class BenchConfig:
         GenerationConfig(variations=self.variations)
         for length in self.lengths:
             _check_seconds("lengths", length)
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise UsageError("`lengths` do not rise", why=f"given: {list(self.lengths)}")
         if not 1 <= self.repeats <= MOST_REPEATS:
             raise UsageError(f"`repeats` {self.repeats} is not possible", why=f"allowed: 1 to {MOST_REPEATS}")
-        object.__setattr__(self, "lengths", tuple(sorted(set(self.lengths))))
         if self.plot is not None:
             self._check_plot(self.plot)
 
@@ -106,7 +107,7 @@ def split_names(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_lengths(text: str) -> tuple[float, ...]:
-    """Read `30,60,120`.
+    """Read `30,60,120`; each length once, rising.
 
     Raises:
         UsageError: a part of it is no number.
@@ -120,7 +121,7 @@ def parse_lengths(text: str) -> tuple[float, ...]:
                 f"`lengths` {text}: '{part.strip()}' is no number",
                 next_step="give seconds with commas between them: `lengths` 30,60,120",
             ) from None
-    return tuple(lengths)
+    return tuple(sorted(set(lengths)))
 
 
 def _check_seconds(field: str, value: float) -> None:

@@ -68,6 +68,11 @@ _SMALLEST = {
 }
 
 
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of JSON and TOML into the tuples of a config."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
 @dataclass(frozen=True)
 class CodecConfig:
     """The shape of an EnCodec (arXiv 2210.13438); the defaults are those of `facebook/encodec_32khz`.
@@ -112,7 +117,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         for key, smallest in _SMALLEST.items():
             check_at_least(key, getattr(self, key), smallest)
-        if not isinstance(self.ratios, list | tuple) or not self.ratios or not all(is_whole(r) for r in self.ratios):
+        if not isinstance(self.ratios, tuple) or not self.ratios or not all(is_whole(r) for r in self.ratios):
             raise not_allowed("ratios", self.ratios, "a list of whole numbers, for example [8, 5, 4, 4]")
         if min(self.ratios) < 2:
             raise not_allowed("ratios", self.ratios, "whole numbers of at least 2")
@@ -120,7 +125,6 @@ class CodecConfig:
             raise not_allowed("conv_shortcut", self.conv_shortcut, "true or false")
         if self.compress > self.filters:
             raise not_allowed("compress", self.compress, f"at most filters = {self.filters}")
-        object.__setattr__(self, "ratios", tuple(self.ratios))  # JSON has lists only
 
     @property
     def hop_length(self) -> int:
@@ -153,7 +157,7 @@ class CodecConfig:
             WeightsError: an unknown key, or a value that is not allowed.
         """
         check_keys(cls, values)
-        return cls(**values)
+        return cls(**_with_tuples(values))
 
 
 _AT_LEAST_ONE = (
@@ -236,13 +240,8 @@ class SpectralConfig:
         self._check_tones()
         for key in ("encoder_layers", "decoder_layers"):
             layers = getattr(self, key)
-            if (
-                not isinstance(layers, list | tuple)
-                or len(layers) != 2
-                or not all(is_whole(n) and n >= 0 for n in layers)
-            ):
+            if not isinstance(layers, tuple) or len(layers) != 2 or not all(is_whole(n) and n >= 0 for n in layers):
                 raise not_allowed(key, layers, "two whole numbers, for example [2, 4]")
-            object.__setattr__(self, key, tuple(layers))  # JSON has lists only
 
     def _check_tones(self) -> None:
         for key in ("tones", "lowest_tone"):
@@ -313,7 +312,7 @@ class SpectralConfig:
         """
         content = {key: value for key, value in values.items() if key != "kind"}
         check_keys(cls, content)
-        return cls(**content)
+        return cls(**_with_tuples(content))
 
     def _margin(self, fine_layers: int, coarse_layers: int) -> int:
         """Frames that the blocks, the resampling (one) and the overlap of the spectra reach to one side."""

@@ -1,6 +1,6 @@
 """What a training set is made of: the `[data]` table of a run's TOML file. Imports no torch.
 
-The defaults are those that STAGE was published with (docs/dataset.md).
+The defaults are those that STAGE was published with (docs/dev/dataset.md).
 """
 
 from __future__ import annotations
@@ -133,20 +133,19 @@ class DataConfig:
         if isinstance(content.get("root"), str):
             content["root"] = (content["root"],)
         content.setdefault("root", ())
+        if isinstance(stem := content.get("stem"), str) and stem != ANY_STEM:
+            try:
+                content["stem"] = parse_stem(stem)
+            except UsageError as error:
+                raise UsageError(
+                    f"data.stem cannot be {stem!r}", why=error.why, next_step=f"allowed: {ANY_STEM}, {', '.join(STEMS)}"
+                ) from None
         return cls(**content)
 
     def _check_stem(self) -> None:
         if self.stem == ANY_STEM:
             return
-        _check("stem", self.stem, isinstance(self.stem, str), f"{ANY_STEM}, {', '.join(STEMS)}")
-        try:
-            object.__setattr__(self, "stem", parse_stem(self.stem))
-        except UsageError as error:
-            raise UsageError(
-                f"data.stem cannot be {self.stem!r}",
-                why=error.why,
-                next_step=f"allowed: {ANY_STEM}, {', '.join(STEMS)}",
-            ) from None
+        _check("stem", self.stem, self.stem in STEMS, f"{ANY_STEM}, {', '.join(STEMS)}")
 
 
 def _check(key: str, value: object, allowed: bool, what: str) -> None:

@@ -36,7 +36,7 @@ from stage_cli.core.data.song import (
 )
 from stage_cli.core.files import display_name
 from stage_cli.core.machine import worker_pool
-from stage_cli.core.music import rhythm, tags
+from stage_cli.core.music import default_tracker, rhythm, tags
 from stage_cli.core.music.rhythm import Key, Rhythm
 from stage_cli.errors import StageError
 
@@ -307,14 +307,14 @@ class _MonoTrack:
 
 
 def _rhythm_and_key(song: Song, measured: _Measured, settings: PrepareSettings) -> tuple[Rhythm, Key | None]:
-    if settings.beats == "beat-this":
-        return rhythm.track_with_beat_this(measured.harmonic + measured.percussive), rhythm.find_key(measured.harmonic)
-    if settings.beats == "essentia":
-        return rhythm.track_rhythm(measured.harmonic, measured.percussive), rhythm.find_key(measured.harmonic)
+    if settings.beats != "annotations":
+        found = rhythm.track_rhythm(measured.harmonic, measured.percussive, settings.beats)
+        return found, rhythm.find_key(measured.harmonic)
     noted = song.annotations
     if noted is None or not noted.beats:
         raise StageError(
-            f"{song.id} has no annotated beats", next_step="use `beats` essentia, which finds them in the audio"
+            f"{song.id} has no annotated beats",
+            next_step=f"use `beats` {default_tracker()}, which finds them in the audio",
         )
     return Rhythm(
         bpm=noted.bpm if noted.bpm is not None else rhythm.tempo(noted.beats),
@@ -401,10 +401,8 @@ def _complete(settings: PrepareSettings) -> PrepareSettings:
     """Find out now, once, whether what the settings ask for is there, not in each process for each song."""
     if settings.check:
         return settings if settings.tags is None else _with_tags(settings)
-    if settings.beats == "beat-this":
-        from stage_cli.core.music.rhythm import tracker
-
-        tracker()
+    if settings.beats != "annotations":
+        rhythm.load_tracker(settings.beats)
     if settings.tags is None:
         return settings
     from stage_cli.core.music.tags import tagger

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from stage_cli.core.music import TRACKERS, default_tracker, key_finder
 from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _Song = TypeVar("_Song")
 LOWEST_SHARD_RATE, HIGHEST_SHARD_RATE = 8_000, 192_000
 """Hz of the audio in shards."""
 
-BEAT_SOURCES: tuple[str, ...] = ("essentia", "beat-this", "annotations")
+BEAT_SOURCES: tuple[str, ...] = (*TRACKERS, "annotations")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PrepareSettings:
     """How songs are prepared.
 
     Attributes:
-        beats: where beats come from, one of `BEAT_SOURCES`.
+        beats: where beats come from, one of `BEAT_SOURCES`; by default the first tracker that is installed.
         tags: folder of the models that tag genres and moods, or None.
         output: folder for what is written, one folder a song; None writes into the songs' folders.
         check: look only: open every file, write nothing.
@@ -36,7 +37,7 @@ class PrepareSettings:
         UsageError: a value is not allowed.
     """
 
-    beats: str = "essentia"
+    beats: str = field(default_factory=default_tracker)
     tags: Path | None = None
     output: Path | None = None
     check: bool = False
@@ -53,7 +54,10 @@ class PrepareSettings:
     @property
     def fingerprint(self) -> str:
         """What decides on the features, as one text without spaces."""
-        return f"beats={self.beats};tags={self.tags_fingerprint or 'none'}"
+        keys = key_finder()
+        # Unnamed, essentia is what it has always been: what was prepared stays prepared.
+        by = "" if keys == "essentia" else f"keys={keys};"
+        return f"beats={self.beats};{by}tags={self.tags_fingerprint or 'none'}"
 
     def folder_of(self, song: SongFolder) -> Path:
         """Return the folder for what is written of a song."""

@@ -42,7 +42,7 @@ from stage_cli.core.data.index import (
 )
 from stage_cli.core.data.settings import WHOLE_SET, Shard
 from stage_cli.core.data.song import SongFeatures, StemFeatures, read_features
-from stage_cli.core.files import GuardedFile, display_name
+from stage_cli.core.files import GuardedFile, display_name, whole_file
 from stage_cli.core.machine import in_order
 from stage_cli.errors import AudioError, StageError, UsageError
 
@@ -360,16 +360,12 @@ def _plan(entries: Sequence[ShardEntry], sample_rate: int | None, shard_bytes: i
 def _write_shard(target: Path, songs: Iterator[SongMembers], digest: str, sample_rate: int | None) -> Iterator[None]:
     """Write a shard, then the index beside it; each has its name only when it is whole. Yields after each song."""
     described: list[SongMembers] = []
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for song in songs:
-                    add_song(tar, song)
-                    described.append(replace(song, audio=dict.fromkeys(song.audio, b"")))
-                    yield
-            file.flush()
-            os.fsync(file.fileno())
+    with whole_file(target) as part:
+        with tarfile.open(part, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for song in songs:
+                add_song(tar, song)
+                described.append(replace(song, audio=dict.fromkeys(song.audio, b"")))
+                yield
         with tarfile.open(part) as tar:
             places = {member.name: (member.offset_data, member.size) for member in tar}
         index = [
@@ -377,11 +373,10 @@ def _write_shard(target: Path, songs: Iterator[SongMembers], digest: str, sample
             for song in described
         ]
         target.with_suffix(".json").unlink(missing_ok=True)  # of another content
-        part.replace(target)
-        content = {"version": SHARDS_VERSION, "source": digest, "sample_rate": sample_rate, "songs": index}
-        _write_json(target.with_suffix(".json"), content)
-    finally:
-        part.unlink(missing_ok=True)
+    _write_json(
+        target.with_suffix(".json"),
+        {"version": SHARDS_VERSION, "source": digest, "sample_rate": sample_rate, "songs": index},
+    )
 
 
 def _digest(entries: Sequence[ShardEntry], sample_rate: int | None) -> str:
@@ -404,9 +399,5 @@ def _is_current(target: Path, digest: str) -> bool:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stage_cli.core.files import display_name
+from stage_cli.core.files import display_name, whole_file
 from stage_cli.core.music.rhythm import Key, Rhythm
 from stage_cli.errors import AudioError, StageError
 
@@ -183,12 +182,8 @@ def write_features(path: Path, features: SongFeatures) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(json.dumps(features.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(features.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(kind: type[_Part], values: Mapping[str, Any]) -> _Part:

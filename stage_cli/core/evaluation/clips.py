@@ -33,6 +33,7 @@ from stage_cli.core.evaluation.metrics import key_agreement, rising_times
 from stage_cli.core.evaluation.music import heard_truth
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.files import display_name
+from stage_cli.core.music import key_finder
 from stage_cli.core.music.rhythm import Key
 from stage_cli.errors import AudioError, StageError, UsageError
 
@@ -223,7 +224,8 @@ class FileClips(ClipSource):
         paths = (self.contexts[name], self._truths[name], self._references.get(name))
         told = [content_of(path) for path in paths]
         # Only what is heard depends on who hears it.
-        return " ".join([*told, self._config.tracker if self._truths[name] is None else ""])
+        keys = "" if key_finder() == "essentia" else f"+{key_finder()}"
+        return " ".join([*told, self._config.tracker + keys if self._truths[name] is None else ""])
 
 
 def matching(folder: Path, contexts: Mapping[str, Path], stem: str) -> dict[str, Path]:

@@ -31,14 +31,11 @@ from stage_cli.core.evaluation.models import codec_device
 from stage_cli.core.evaluation.music import PERCUSSIVE_STEMS, Heard, ItemTruth, compare, hear
 from stage_cli.core.evaluation.pretrained import ClapEmbedding, cosine
 from stage_cli.core.evaluation.records import Listened, Made, Records, digest_of
-from stage_cli.core.evaluation.report.results import Failure, Metric
+from stage_cli.core.evaluation.report.results import DIFFERENCE, Failure, Metric
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import CLICK, CONTEXT, System
-from stage_cli.core.music import rhythm
+from stage_cli.core.music import key_finder, rhythm
 from stage_cli.errors import DeviceError, StageError
-
-DIFFERENCE = "_over_shuffled"
-"""Ends the names of differences: own − shuffled."""
 
 _UNIT = (0.0, 1.0)
 
@@ -193,7 +190,9 @@ class Listener:
         self._config = config
         self._specs = [self._full(spec) for spec in config.embedding_specs]
         self.names = [spec.partition("=")[0] for spec in config.embedding_specs]
-        self._settings: list[Any] = [MEASUREMENT_VERSION, config.tracker, self._specs]
+        keys = key_finder()
+        heard_by = [config.tracker] if keys == "essentia" else [config.tracker, keys]
+        self._settings: list[Any] = [MEASUREMENT_VERSION, *heard_by, self._specs]
         self._settings += [codec_content if "codec" in config.embedding_specs else ""]
         self._settings += [None if config.cocola is None else content_of(config.cocola)]
 
@@ -231,10 +230,7 @@ class Listener:
             StageError: something cannot be loaded.
         """
         _ = self.embeddings, self.cocola
-        if self._config.tracker == "beat-this":
-            rhythm.tracker(rhythm.CHECKPOINT)
-        else:
-            rhythm.essentia_algorithms()
+        rhythm.load_tracker(self._config.tracker)
 
     def digest(self, system: System, clip: Clip, made: Made) -> str:
         """Return what decides on what is heard in an output."""
@@ -298,7 +294,7 @@ def _cocola_arrays(vectors: CocolaVectors) -> dict[str, np.ndarray]:
     return found | {_SOUNDS: vectors.sounds}
 
 
-GENERATION_VERSION = 1
+GENERATION_VERSION = 2
 """Of how clips and outputs are made: another one, and they are made again."""
 
 Progress = Callable[[str, int, int], None]
@@ -472,24 +468,25 @@ Values = dict[str, float]
 """Metrics of one output by name; nan where undefined."""
 
 
+@dataclass(frozen=True, eq=False)
 class HeardTruth(ItemTruth):
-    """The truth of a clip whose true stem has been listened to already."""
+    """The truth of a clip whose true stem has been listened to already.
 
-    def __init__(self, clip: Clip, true: Heard | None) -> None:
-        super().__init__(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key)
-        object.__setattr__(self, "_true", true)
+    Attributes:
+        true: what was heard in the true stem; None where there is none.
+    """
+
+    true: Heard | None = None
 
     @property
     def loudness(self) -> float:
         """LUFS of the true stem; nan where it is silent, or where there is none."""
-        true: Heard | None = self.__dict__["_true"]
-        return math.nan if true is None else true.loudness
+        return math.nan if self.true is None else self.true.loudness
 
     @property
     def chroma(self) -> np.ndarray:
         """Pitch classes of the true stem, `[frames, 12]`; no frames where there is none."""
-        true: Heard | None = self.__dict__["_true"]
-        return np.zeros((0, 12)) if true is None or true.chroma is None else true.chroma
+        return np.zeros((0, 12)) if self.true is None or self.true.chroma is None else self.true.chroma
 
 
 @dataclass(frozen=True, eq=False)

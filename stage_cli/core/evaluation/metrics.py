@@ -34,7 +34,7 @@ Levels of a stem: loudness, its difference from the true stem, silence and clipp
 - Loudness: integrated, LUFS, ITU-R BS.1770-4 (`core.loudness`); nan for what is silent or shorter than 0.4 s.
 - Loudness difference: absolute, in LU (dB), to the true stem; nan where one of them has no loudness.
 - Silent: 1 for a stem whose peak is below 0.01 (−40 dBFS), the limit below which training takes a chunk as silent
-  (docs/model.md); else 0.
+  (docs/dev/model.md); else 0.
 - Clipped: share of the samples that stand at full scale, 0.9999 or more.
 
 Onsets of a stem against the time grid of its context: onset F.

@@ -1,6 +1,6 @@
-"""How much memory generating takes at its peak, on the device that it runs on.
+"""Models as systems: each clip's context in, a stem out; and what a model's codec makes of the true stems.
 
-Models as systems: each clip's context in, a stem out; and what a model's codec makes of the true stems.
+A clip takes the path of `stage generate` (`core/accompany.py`): what is measured is what users get.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stage_cli.core.accompaniment.level import level_change
+from stage_cli.core.accompany import AccompanySettings, accompany
 from stage_cli.core.audio.chunks import resample
 from stage_cli.core.codec.codec import Codec
+from stage_cli.core.contexts import ArrayContext
 from stage_cli.core.evaluation.clips import Clip
 from stage_cli.core.evaluation.records import digest_of
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import System, Take, true_stem
-from stage_cli.core.generation.song import generate_song
 from stage_cli.core.machine import resident_peak
-from stage_cli.core.model import StageModel, memory_errors, runtime_for
+from stage_cli.core.model import StageModel, runtime_for
 from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
 from stage_cli.core.weights.checkpoint import load_codec, plan_directory, shared_codec
@@ -56,10 +56,10 @@ _WEIGHTS = (".json", ".safetensors", ".bin")
 
 
 class ModelSystem(System):
-    """A model that writes stems.
+    """A model that generates stems.
 
     Args:
-        spec: as `--model` names it.
+        spec: its name, as users give it.
         title: of the system.
         directory: where it is.
         config: of the evaluation.
@@ -83,17 +83,17 @@ class ModelSystem(System):
         if found.stem not in (None, config.stem):
             raise UsageError(
                 f"{spec} writes {found.stem}, not {config.stem}",
-                next_step=f"use --stem {found.stem}, or another --model",
+                next_step=f"use `stem` {found.stem}, or another `model`",
             )
         if config.descriptions and not found.takes_text:
-            raise UsageError(f"{spec} takes no description", next_step="leave --descriptions out")
+            raise UsageError(f"{spec} takes no description", next_step="leave `descriptions` out")
         self.weights = directory_content(directory)
-        self._draws = {
+        self._sampling = {
             kind: config.generation_of(found.sampling_for(metronome=kind == "metronome")) for kind in config.contexts
         }
-        drawn = {kind: draw.sampling for kind, draw in self._draws.items()}
+        sampling = {kind: settings.sampling for kind, settings in self._sampling.items()}
         precision = runtime_for(found, config.device, config.precision, rounded=plan.rounded).precision
-        self.content = digest_of(self.weights, precision, drawn, config.descriptions)
+        self.content = digest_of(self.weights, precision, sampling, config.descriptions)
         self.about = {
             "name": spec if resolve_is_name(spec) else Path(spec).name,
             "parameters": found.lm.parameters,
@@ -102,7 +102,7 @@ class ModelSystem(System):
             "licence": found.licence,
             "base": found.base,
             "precision": precision,
-            **_differing(drawn),
+            **_differing(sampling),
             "content": self.weights[:16],
         }
         self._model: StageModel | None = None
@@ -124,34 +124,28 @@ class ModelSystem(System):
                 torch.cuda.empty_cache()
 
     def take(self, clip: Clip) -> Take:
-        """Write the stem.
+        """Generate the stem, at the clip's rate.
 
         Raises:
-            WeightsError: the codec returns samples that are no numbers.
+            WeightsError: the model returns samples that are no numbers.
             DeviceError: out of memory.
         """
         assert self._model is not None
         model = self._model
-        rate = model.config.codec.sample_rate
-        context = resample(clip.context, clip.sample_rate, rate)
-        change = level_change(float(np.abs(context).max(initial=0.0)), model.config)
-        context = context * np.float32(10 ** (change / 20))
-        draw = dataclasses.replace(self._draws[clip.plan.context_kind], seed=clip.plan.seed, variations=1)
+        sampling = self._sampling[clip.plan.context_kind]
+        settings = AccompanySettings(
+            dataclasses.replace(sampling, seed=clip.plan.seed, variations=1),
+            description=clip.description.strip() or None if self._config.descriptions else None,
+        )
         begin_peak(model.runtime.device)
         began = time.perf_counter()
-        with torch.inference_mode(), memory_errors(model.config, model.runtime):
-            told = clip.description if self._config.descriptions else ""
-            text = model.encode_description(told) if told else None
-            codes = _encode(model.codec, context).to(model.runtime.device)
-            parts = generate_song(model.lm, codes, draw, window=model.config.window_frames, text=text)
-            written = torch.cat(list(parts), dim=2).to(model.runtime.codec_device)
-            audio = _decode(model.codec, written, round(clip.seconds * rate))
-        return Take(audio, rate, time.perf_counter() - began, peak_memory(model.runtime.device))
+        (stem,) = accompany(model, ArrayContext(clip.context, clip.sample_rate), settings)
+        return Take(stem.audio, stem.sample_rate, time.perf_counter() - began, peak_memory(model.runtime.device))
 
 
-def _differing(drawn: Mapping[str, Mapping[str, float]]) -> dict[str, float | str]:
-    """How a model draws for each kind of context, each setting with both of its values where they are two."""
-    first, *others = drawn.values()
+def _differing(sampling: Mapping[str, Mapping[str, float]]) -> dict[str, float | str]:
+    """Sampling settings for each kind of context, each with both of its values where they are two."""
+    first, *others = sampling.values()
     return {
         name: value if all(other[name] == value for other in others) else f"{value:g} (metronome: {others[0][name]:g})"
         for name, value in first.items()
@@ -194,7 +188,9 @@ class CodecSystem(System):
         rate = self._codec.config.sample_rate
         with torch.inference_mode():
             codes = _encode(self._codec, resample(true_stem(clip), clip.sample_rate, rate))
-            return Take(_decode(self._codec, codes, round(clip.seconds * rate)), rate)
+            audio = _decode(self._codec, codes, round(clip.seconds * rate))
+        # At the clip's rate, as what models generate.
+        return Take(_exactly(resample(audio, rate, clip.sample_rate), len(clip.context)), clip.sample_rate)
 
 
 def model_title(spec: str, directory: Path) -> tuple[str, str]:
@@ -257,6 +253,10 @@ def _decode(codec: Codec, codes: torch.Tensor, samples: int) -> np.ndarray:
         raise WeightsError(
             "The model's codec returned samples that are no numbers",
             why="its weights are damaged, or this device computes them wrongly",
-            next_step="try --device cpu, or fetch the model again",
+            next_step="try `device` cpu, or fetch the model again",
         )
-    return np.pad(audio, (0, samples - len(audio)))
+    return _exactly(audio, samples)
+
+
+def _exactly(audio: np.ndarray, samples: int) -> np.ndarray:
+    return np.pad(audio[:samples], (0, max(0, samples - len(audio))))

@@ -14,7 +14,7 @@ import numpy as np
 
 from stage_cli.core.evaluation import metrics
 from stage_cli.core.evaluation.metrics import chroma_similarity, key_agreement, rising_times, tempo_error, tempo_right
-from stage_cli.core.music.detection import TRACKERS, chroma, find_key, find_onsets, track_beats
+from stage_cli.core.music.detection import chroma, find_key, find_onsets, track_beats
 from stage_cli.core.music.rhythm import Key, tempo
 
 PERCUSSIVE_STEMS = frozenset({"drums", "percussion"})
@@ -95,18 +95,18 @@ class Heard:
     chroma: np.ndarray | None = None
 
 
-def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str = TRACKERS[0]) -> Heard:
+def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str | None = None) -> Heard:
     """Listen to a stem: 0.3 to 0.4 s of processor time for 10 s of audio.
 
     Args:
         audio: `[samples]`.
         sample_rate: Hz.
         stem: which stem it is; key and chroma are not listened for in those of `PERCUSSIVE_STEMS`.
-        tracker: "essentia" or "beat-this".
+        tracker: "essentia", "beat-this" or "librosa"; None is the first that is installed.
 
     Raises:
         ValueError: the audio is not mono or not finite, or there is no such tracker.
-        StageError: essentia or the tracker is not installed, or cannot be loaded.
+        StageError: the tracker, or what finds keys, is not installed or cannot be loaded.
     """
     pitched = stem not in PERCUSSIVE_STEMS
     rhythm = track_beats(audio, sample_rate, percussive=not pitched, tracker=tracker)
@@ -155,7 +155,7 @@ def compare(heard: Heard, truth: ItemTruth) -> dict[str, float]:
 
 
 def measure(
-    audio: np.ndarray, sample_rate: int, truth: ItemTruth, *, stem: str, tracker: str = TRACKERS[0]
+    audio: np.ndarray, sample_rate: int, truth: ItemTruth, *, stem: str, tracker: str | None = None
 ) -> dict[str, float]:
     """Return the music metrics of a stem: `hear` and `compare` in one."""
     return compare(hear(audio, sample_rate, stem=stem, tracker=tracker), truth)
@@ -167,7 +167,7 @@ def heard_truth(
     *,
     target: np.ndarray | None = None,
     target_rate: int = 0,
-    tracker: str = TRACKERS[0],
+    tracker: str | None = None,
 ) -> ItemTruth:
     """Return what a context itself tells, for files that come without annotations; less sure than those.
 
@@ -176,11 +176,11 @@ def heard_truth(
         sample_rate: Hz.
         target: the true stem, `[samples]`, if there is one.
         target_rate: Hz of the true stem.
-        tracker: "essentia" or "beat-this".
+        tracker: "essentia", "beat-this" or "librosa"; None is the first that is installed.
 
     Raises:
         ValueError: the audio is not mono or not finite, or there is no such tracker.
-        StageError: essentia or the tracker is not installed, or cannot be loaded.
+        StageError: the tracker, or what finds keys, is not installed or cannot be loaded.
     """
     rhythm = track_beats(context, sample_rate, percussive=False, tracker=tracker)
     return ItemTruth(

@@ -407,7 +407,7 @@ def log_mel_examples(clip: np.ndarray) -> np.ndarray:
     """Return the examples of audio `[samples]` at 16 kHz: `[examples, 96, 64]` float32, at least one."""
     audio = padded(np.asarray(clip, dtype=np.float64), FRAME + (EXAMPLE - 1) * HOP)
     spectra = np.abs(np.fft.rfft(frames(audio, FRAME, HOP) * hann(FRAME), _FFT))
-    filters = mel_filters(sample_rate=RATE, fft=_FFT, bands=BANDS, low=125.0, high=7500.0, scale="htk")
+    filters = mel_filters(sample_rate=RATE, fft=_FFT, bands=BANDS, low=125.0, high=7500.0, scale="vggish")
     bands = np.log(spectra @ filters + _OFFSET)
     whole = len(bands) // EXAMPLE
     return bands[: whole * EXAMPLE].reshape(whole, EXAMPLE, BANDS).astype(np.float32)

@@ -25,13 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.reading import probe, read_blocks, to_mono
-from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.evaluation.clips import Clip, ClipPlan
 from stage_cli.core.evaluation.music import Heard
-from stage_cli.core.evaluation.report.results import ITEMS_FILE, REPORT_FILE, RESULTS_FILE, write_text
-from stage_cli.core.files import display_name, lock_file
+from stage_cli.core.evaluation.report.results import ITEMS_FILE, REPORT_FILE, RESULTS_FILE
+from stage_cli.core.files import display_name, lock_file, write_text, write_whole
 from stage_cli.core.music.rhythm import Key
 from stage_cli.errors import StageError, UsageError
 
@@ -393,21 +392,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StageError(
-            f"cannot write {display_name(path)}",
-            why=error.strerror or str(error),
-            next_step="free some space, or choose another `out`",
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def _finite(value: Any) -> Any:

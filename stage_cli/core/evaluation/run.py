@@ -38,9 +38,11 @@ from stage_cli.core.evaluation.systems import (
     distinct_titles,
 )
 from stage_cli.core.machine import processor
+from stage_cli.core.music import key_finder
 
 _PACKAGES = (
-    "torch", "numpy", "scipy", "mir_eval", "essentia", "transformers", "soxr", "soundfile", "beat-this",
+    "torch", "torchaudio", "numpy", "scipy", "mir_eval", "essentia", "librosa", "beat-this", "transformers", "soxr",
+    "soundfile",
 )  # fmt: skip
 
 
@@ -113,6 +115,8 @@ def evaluate(
         systems = [*models, *_files(config, source)]
         listener = Listener(config, models[0].weights if models else "")
         listener.load()
+        if {config.tracker, key_finder()} != {"essentia"}:
+            on_note(f"Beats: {config.tracker}. Keys: {key_finder()}.")
         folder.prepare(config.decisive, overwrite=config.overwrite)
         records = Records(folder)
         maker = Maker(config, source, records, listener, on_progress)
@@ -219,5 +223,10 @@ def _settings(config: EvaluationConfig, listener: Listener) -> dict[str, Any]:
     told |= {"seconds": config.seconds if config.source == "files" else config.clip_seconds}
     if config.models:
         told |= {**config.sampling, "descriptions": config.descriptions, "precision": config.precision}
-    told |= {"tracker": config.tracker, "embedding": listener.names, "kad_compatible": config.kad_compatible}
+    told |= {
+        "tracker": config.tracker,
+        "keys": key_finder(),
+        "embedding": listener.names,
+        "kad_compatible": config.kad_compatible,
+    }
     return told | {"cocola": None if config.cocola is None else config.cocola.name}

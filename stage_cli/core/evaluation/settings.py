@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stage_cli.core.data.config import CONTEXTS, DataConfig
-from stage_cli.core.data.settings import BEAT_SOURCES
 from stage_cli.core.generation.config import SAMPLING, GenerationConfig
-from stage_cli.core.stems import parse_stem
+from stage_cli.core.music import TRACKERS, default_tracker
+from stage_cli.core.stems import STEMS
 from stage_cli.errors import UsageError
 
-TRACKERS: tuple[str, ...] = tuple(source for source in BEAT_SOURCES if source != "annotations")
 SPLITS: tuple[str, ...] = ("last", "fraction", "all")
 
 EMBEDDINGS = ("codec", "clap", "mert", "vggish")
@@ -53,7 +52,7 @@ class EvaluationConfig:
         embeddings: for FAD, KAD and APA; None is "codec" if there is a model.
         kad_compatible: KAD with the bandwidth of the package kadtk.
         cocola: checkpoint for the COCOLA score.
-        tracker: of beats.
+        tracker: of beats; by default the first of `TRACKERS` that is installed.
         generation: guidance, sampling, and the seed of everything that is drawn.
         chosen: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
             own default goes before the others. None is all of them.
@@ -86,7 +85,7 @@ class EvaluationConfig:
     embeddings: tuple[str, ...] | None = None
     kad_compatible: bool = False
     cocola: Path | None = None
-    tracker: str = TRACKERS[0]
+    tracker: str = field(default_factory=default_tracker)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     chosen: tuple[str, ...] | None = None
     device: str = "auto"
@@ -96,7 +95,7 @@ class EvaluationConfig:
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stem", parse_stem(self.stem))
+        _choice("stem", self.stem, STEMS)
         _choice("context", self.context, CONTEXTS)
         _choice("tracker", self.tracker, TRACKERS)
         _choice("split", self.split, SPLITS)
@@ -105,7 +104,6 @@ class EvaluationConfig:
             _number("songs", self.songs, 1, 1_000_000)
         if self.seconds is not None:
             _number("seconds", self.seconds, 1, 600)
-            object.__setattr__(self, "seconds", float(self.seconds))  # 6 and 6.0 are one setting
         names = [spec.partition("=")[0] for spec in self.embedding_specs]
         for name in names:
             _choice("embedding", name, EMBEDDINGS)

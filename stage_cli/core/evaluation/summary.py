@@ -20,7 +20,6 @@ from stage_cli.core.evaluation.distances import apa, at_most, fad, fad_infinity,
 from stage_cli.core.evaluation.intervals import Interval, jackknife_interval
 from stage_cli.core.evaluation.measuring import (
     COSTS,
-    DIFFERENCE,
     Evidence,
     HeardTruth,
     Known,
@@ -36,9 +35,11 @@ from stage_cli.core.evaluation.measuring import (
 )
 from stage_cli.core.evaluation.metrics import other_songs
 from stage_cli.core.evaluation.records import Records
-from stage_cli.core.evaluation.report.results import ClipResult, Output, Summary
+from stage_cli.core.evaluation.report.results import DIFFERENCE, ClipResult, Output, Summary
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import CONTEXT, SHUFFLED, TRUE, System
+
+_ENDS = {"fad": (0.0, math.inf), "apa": (0.0, 1.0)}  # between which a metric has values
 
 MOST_ROWS = 50_000
 """Vectors of a set, at most, for FAD; with more, some of each clip are drawn."""
@@ -147,16 +148,11 @@ class SetMetrics:
         def statistic(chosen: np.ndarray) -> float:
             return apa(*(_joined(rows, chosen) for rows in sets))
 
-        found = self._value(
+        return self._value(
             "apa",
             lambda: _interval(statistic, [self._songs[clip] for clip in ids], sets[0]),
             self._counts(ids, candidate, MOST_APA_ROWS),
         )
-        low, high = (min(1.0, max(0.0, end)) for end in (found.interval.low, found.interval.high))
-        if math.isnan(found.interval.low):
-            low = high = math.nan
-        interval = Interval(found.interval.value, low, high, found.interval.items, found.interval.songs)
-        return SetValue(found.metric, interval, found.note)
 
     def _infinity(self, ids: Sequence[str], candidate: Rows, songs: int) -> SetValue:
         fit = math.nan
@@ -178,6 +174,10 @@ class SetMetrics:
             interval = measure()
         except (ValueError, np.linalg.LinAlgError) as error:
             interval, note = Interval(math.nan, math.nan, math.nan, 0, 0), str(error)
+        if (ends := _ENDS.get(name)) is not None and not math.isnan(interval.low):
+            # A jackknife interval is symmetric: it may reach where the metric has no values.
+            low, high = (min(ends[1], max(ends[0], end)) for end in (interval.low, interval.high))
+            interval = Interval(interval.value, low, high, interval.items, interval.songs)
         return SetValue(set_metric(name, self._embedding), interval, note)
 
     def _thinned(self, rows: Rows, ids: Sequence[str], most: int) -> list[np.ndarray]:
@@ -286,7 +286,12 @@ class Sums:
             if clap is not None and told and told not in texts:
                 texts[told] = clap.embed_text([told])
             heard = true[plan.id].heard if plan.id in true else None
-            found[plan.id] = Known(clip, HeardTruth(clip, heard), contexts.get(plan.id), texts.get(told))
+            found[plan.id] = Known(
+                clip,
+                HeardTruth(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key, true=heard),
+                contexts.get(plan.id),
+                texts.get(told),
+            )
         return found
 
     def _ranking(self, system: System) -> Ranking:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.graphs import StaticSteps, StepThreads
+from stage_cli.core.generation.graphs import StaticSteps
+from stage_cli.core.generation.threads import StepThreads
 from stage_cli.core.generation.window import Draws, PlainSteps, Steps, prefill
 from stage_cli.core.lm.transformer import LanguageModel
 

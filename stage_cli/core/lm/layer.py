@@ -3,7 +3,7 @@
 One layer of MusicGen's decoder, and its attention over what came before.
 
 Pre-norm; self-attention, cross-attention to the text, feed-forward of GELU; no bias in any linear
-(https://arxiv.org/abs/2306.05284; names of the weights in docs/model.md).
+(https://arxiv.org/abs/2306.05284; names of the weights in docs/dev/model.md).
 """
 
 from __future__ import annotations

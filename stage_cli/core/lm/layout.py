@@ -12,7 +12,7 @@ Columns are frames of the undelayed sequence, steps are those of the delayed one
 context the separator is column Tc, so that codebook k meets it at step Tc + 1 + k, and the target's frame t of codebook
 k at step Tc + 2 + k + t. Plain MusicGen has no separator and no masks: `[context | target]`.
 
-Source: STAGE, https://arxiv.org/abs/2504.05690, section 3; the exact semantics are in docs/model.md.
+Source: STAGE, https://arxiv.org/abs/2504.05690, section 3; the exact semantics are in docs/dev/model.md.
 """
 
 from __future__ import annotations

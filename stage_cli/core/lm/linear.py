@@ -1,7 +1,7 @@
 """Linear layers in the precisions that the model can be kept in.
 
 Quantized weights are int8 with one scale an output channel (symmetric, absmax / 127). On x86 they are multiplied with
-bytes too: FBGEMM's product waits for nothing but the weights, for a few rows as for one (docs/benchmarks.md). Each row
+bytes too: FBGEMM's product waits only for the weights, for a few rows as for one (docs/dev/benchmarks.md). Each row
 of activations is taken apart into two rows of bytes, the second of what the first one's rounding left, for activations
 of 8 bits alone would change more tokens than the weights' rounding does. A row is scaled by its own largest number: its
 result does not depend on its neighbours. Elsewhere torch's kernel for int8 weights and activations that stay floats is

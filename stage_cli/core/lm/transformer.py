@@ -1,7 +1,7 @@
 """MusicGen's decoder: tokens to logits, with or without a cache. One class for all sizes, chosen by the config.
 
 K embedding tables summed, layers (`lm/layer.py`), K output heads in one matrix (https://arxiv.org/abs/2306.05284;
-names of the weights in docs/model.md).
+names of the weights in docs/dev/model.md).
 
 As published, context and target are one causal sequence. With `LanguageModelConfig.reads_context_first` they are two:
 the layers run over the context, then over the rest, which attends to it and can be given its hidden states.

@@ -2,10 +2,11 @@
 
 Beats of one stem, by the trackers that prepare songs.
 
-`essentia` is `core.data.features.rhythm`: RhythmExtractor2013 with phase, half tempo and delay put right. On 10 s of
+`essentia` is `rhythm.track_rhythm`: RhythmExtractor2013 with phase, half tempo and delay put right. On 10 s of
 the true drums of 56 songs of `stage demo-data` its Beat F1 is 0.84 (RhythmExtractor2013 alone: 0.79), on basses 0.59
 (0.55): no tracker is right about every stem, so a score is worth what it is beside that of the true stem. `beat-this`
-is the neural tracker of the published evaluation, an optional package.
+is the neural tracker of the published evaluation, an optional package; `librosa` stands in for essentia where that has
+no wheels.
 
 Chroma of one stem: how much of each pitch class sounds, ten times a second.
 
@@ -13,7 +14,7 @@ Peaks of the spectrum, their frequencies interpolated (a bin is 3 Hz wide, a sem
 between the two pitch classes that it lies between. An A4 of 440 Hz is taken for granted. Overtones count as what they
 are: the fifth of a loud note is there, in both of the stems that are compared.
 
-The key of one stem, by the detector that prepares songs (essentia's KeyExtractor).
+The key of one stem, by the detector that prepares songs.
 
 Onsets of one stem: when notes and strokes begin.
 
@@ -38,7 +39,7 @@ import numpy as np
 
 from stage_cli.core.audio.chunks import resample
 from stage_cli.core.audio.loudness import ACTIVE_PEAK
-from stage_cli.core.music import rhythm
+from stage_cli.core.music import TRACKERS, rhythm
 from stage_cli.core.music.rhythm import RATE, Key, Rhythm
 
 
@@ -60,17 +61,14 @@ def mono(audio: np.ndarray, sample_rate: int, target_rate: int | None = None) ->
     return resample(samples, sample_rate, target_rate)
 
 
-TRACKERS: tuple[str, ...] = ("essentia", "beat-this")
-
-
-def track_beats(audio: np.ndarray, sample_rate: int, *, percussive: bool = True, tracker: str = TRACKERS[0]) -> Rhythm:
+def track_beats(audio: np.ndarray, sample_rate: int, *, percussive: bool = True, tracker: str | None = None) -> Rhythm:
     """Find the beats, the bars and the tempo of a stem.
 
     Args:
         audio: `[samples]`.
         sample_rate: Hz.
         percussive: the stem is drums or percussion, and no pitched instrument.
-        tracker: one of `TRACKERS`.
+        tracker: one of `TRACKERS`; None is the first that is installed.
 
     Returns: beats from 0 to the end of the audio; none where nothing sounds, or for less than 2 seconds.
 
@@ -78,14 +76,11 @@ def track_beats(audio: np.ndarray, sample_rate: int, *, percussive: bool = True,
         ValueError: the audio is not mono or not finite, or there is no such tracker.
         StageError: the tracker is not installed, or cannot be loaded.
     """
-    if tracker not in TRACKERS:
+    if tracker is not None and tracker not in TRACKERS:
         raise ValueError(f"tracker must be one of {', '.join(TRACKERS)}, not {tracker!r}")
     samples = mono(audio, sample_rate, RATE)
-    if tracker == "beat-this":
-        found = rhythm.track_with_beat_this(samples)
-    else:
-        silence = np.zeros_like(samples)
-        found = rhythm.track_rhythm(*((silence, samples) if percussive else (samples, silence)))
+    silence = np.zeros_like(samples)
+    found = rhythm.track_rhythm(*((silence, samples) if percussive else (samples, silence)), tracker)
     seconds = len(samples) / RATE
     return dataclasses.replace(
         found,
@@ -154,7 +149,7 @@ def find_key(audio: np.ndarray, sample_rate: int) -> Key | None:
 
     Raises:
         ValueError: the audio is not mono or not finite.
-        StageError: essentia is not installed.
+        StageError: neither essentia nor librosa is installed.
     """
     return rhythm.find_key(mono(audio, sample_rate, RATE))
 

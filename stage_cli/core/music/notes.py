@@ -112,9 +112,9 @@ def check_notes(notes: Iterable[Note]) -> None:
         onset, duration, pitch, velocity = note
         if not (math.isfinite(onset) and onset >= 0 and math.isfinite(duration) and duration >= 0):
             raise ValueError(f"note {number}: onset and duration must be finite and not negative: {note}")
-        if not (pitch == int(pitch) and 0 <= pitch <= HIGHEST_PITCH):
+        if not (0 <= pitch <= HIGHEST_PITCH and pitch == int(pitch)):
             raise ValueError(f"note {number}: pitch must be a whole number from 0 to {HIGHEST_PITCH}: {note}")
-        if not (velocity == int(velocity) and LOWEST_VELOCITY <= velocity <= HIGHEST_VELOCITY):
+        if not (LOWEST_VELOCITY <= velocity <= HIGHEST_VELOCITY and velocity == int(velocity)):
             raise ValueError(
                 f"note {number}: velocity must be a whole number from {LOWEST_VELOCITY} to {HIGHEST_VELOCITY}: {note}"
             )

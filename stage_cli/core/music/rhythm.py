@@ -6,7 +6,8 @@ Which beats begin a bar: an accent model with a hidden bar position.
 
 Put right what beat trackers get wrong: beats between the beats, half the tempo, and a constant delay.
 
-The one place that imports essentia (AGPL-3.0, https://essentia.upf.edu).
+The one place that imports essentia (AGPL-3.0, https://essentia.upf.edu), and librosa (ISC), which takes its place
+where essentia has no wheels.
 
 Beats and bars of a song from its audio.
 
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from stage_cli.core.music import TRACKERS, default_tracker, is_installed, key_finder
 from stage_cli.errors import StageError
 
 
@@ -44,7 +46,7 @@ class Rhythm:
         downbeats: seconds; a subset of the beats.
         beats_per_bar: most common number, or None if unknown.
         bars_confidence: of downbeats and beats_per_bar, 0 to 1.
-        source: "annotations", "essentia" or "beat-this".
+        source: "annotations", "essentia", "beat-this" or "librosa".
     """
 
     bpm: float | None
@@ -401,15 +403,48 @@ def essentia_algorithms() -> Any:
         import essentia
     except ImportError as error:
         raise StageError(
-            "beats and keys need essentia, which is not installed",
-            why=str(error),
-            next_step="install stage-cli again, or essentia alone: pip install --pre essentia",
+            "beats and keys by essentia need the package essentia, which is not installed",
+            why=f"{error}; it has wheels for Linux on x86-64 alone",
+            next_step="use librosa, which is installed with stage-cli elsewhere; here, install stage-cli again",
         ) from None
     essentia.log.infoActive = False
     essentia.log.warningActive = False
     import essentia.standard
 
     return essentia.standard
+
+
+@functools.cache
+def _librosa() -> Any:
+    """Return librosa. Its first use takes some seconds: it compiles what it runs.
+
+    Raises:
+        StageError: librosa is not installed.
+    """
+    try:
+        import librosa
+    except ImportError as error:
+        raise StageError(
+            "beats and keys by librosa need the package librosa, which is not installed",
+            why=str(error),
+            next_step="install it: pip install librosa",
+        ) from None
+    return librosa
+
+
+def load_tracker(name: str) -> None:
+    """Find out now whether a beat tracker, and what finds keys, can be used here.
+
+    Args:
+        name: one of `TRACKERS`.
+
+    Raises:
+        StageError: a library is not installed, or weights cannot be loaded.
+    """
+    if name == "beat-this":
+        tracker(CHECKPOINT)
+    for library in {name, key_finder()} - {"beat-this"}:
+        {"essentia": essentia_algorithms, "librosa": _librosa}[library]()
 
 
 # Under −60 dBFS a tracker would follow noise, and in digital silence essentia finds 738 beats a minute.
@@ -419,33 +454,39 @@ _FULL_CONFIDENCE = 5.32  # the highest of RhythmExtractor2013, by its documentat
 _UNEVEN = 0.25  # of a beat, by which an interval may differ from a whole number of beats
 _TEMPO_SPAN = 8  # intervals that tell a tempo, also that with which beats go on towards the ends of the song
 _EDGE = 0.05  # seconds before the first sound in which a beat may lie
-_NO_RHYTHM = Rhythm(None, 0.0, (), (), None, 0.0, "essentia")
 
 
-def track_rhythm(harmonic: np.ndarray, percussive: np.ndarray) -> Rhythm:
+def track_rhythm(harmonic: np.ndarray, percussive: np.ndarray, tracker: str | None = None) -> Rhythm:
     """Find beats, tempo and bars.
 
-    Beats are those of essentia's RhythmExtractor2013 (multifeature; Zapata, Davies and Gómez, "Multi-feature beat
-    tracking", 2014), with phase, tempo and delay put right (`beat_phase`); bars come from accents (`bars`).
+    Beats are those of a tracker, with phase, tempo and delay put right (`best_beats`, `delay`); bars come from accents
+    (`find_bars`). Trackers: essentia's RhythmExtractor2013 (multifeature; Zapata, Davies and Gómez, "Multi-feature beat
+    tracking", 2014); librosa's `beat_track` (Ellis, "Beat tracking by dynamic programming", 2007), which tells no
+    confidence.
 
     Args:
         harmonic: pitched instruments, `[frames]` float32 at 44.1 kHz; may be silent.
         percussive: drums and percussion, as long; may be silent.
+        tracker: one of `TRACKERS`; None is `default_tracker()`. "beat-this" hears the mix, and nothing is put right.
 
     Returns: no beats where nothing sounds, or for less than 2 seconds.
 
     Raises:
-        StageError: essentia is not installed.
+        StageError: the tracker is not installed, or its weights cannot be loaded.
     """
+    tracker = default_tracker() if tracker is None else tracker
+    if tracker == "beat-this":
+        return track_with_beat_this(harmonic + percussive)
+    none = Rhythm(None, 0.0, (), (), None, 0.0, tracker)
     mix = harmonic + percussive
     first, last = sounding_range(mix)
     if last - first < _SHORTEST * RATE:
-        return _NO_RHYTHM
-    sounding = np.ascontiguousarray(mix[first:last], dtype=np.float32)
-    _, ticks, confidence, _, _ = _beat_extractor()(sounding)
-    beats = np.asarray(ticks, dtype=np.float64) + first / RATE
+        return none
+    find_ticks = {"essentia": _ticks_by_essentia, "librosa": _ticks_by_librosa}[tracker]
+    ticks, confidence = find_ticks(np.ascontiguousarray(mix[first:last], dtype=np.float32))
+    beats = ticks + first / RATE
     if len(beats) < 2:
-        return _NO_RHYTHM
+        return none
     track = AccentTrack(harmonic, percussive)
     beats = best_beats(track, beats)
     beats += delay(onset_strength(mix), beats)
@@ -454,13 +495,26 @@ def track_rhythm(harmonic: np.ndarray, percussive: np.ndarray) -> Rhythm:
     times = rounded(beats)
     return Rhythm(
         bpm=tempo(beats),
-        confidence=round(min(1.0, float(confidence) / _FULL_CONFIDENCE), 4),
+        confidence=round(confidence, 4),
         beats=times,
         downbeats=tuple(times[index] for index in bars.downbeats),
         beats_per_bar=bars.beats_per_bar,
         bars_confidence=round(bars.confidence, 4),
-        source="essentia",
+        source=tracker,
     )
+
+
+def _ticks_by_essentia(sounding: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the beats of audio `[frames]` in seconds, and how sure they are, 0 to 1."""
+    _, ticks, confidence, _, _ = _beat_extractor()(sounding)
+    return np.asarray(ticks, dtype=np.float64), min(1.0, float(confidence) / _FULL_CONFIDENCE)
+
+
+def _ticks_by_librosa(sounding: np.ndarray) -> tuple[np.ndarray, float]:
+    """As `_ticks_by_essentia`; the onsets are this module's, which know bass drums from hats."""
+    strength = onset_strength(sounding).sum(axis=1)
+    _, hops = _librosa().beat.beat_track(onset_envelope=strength, sr=RATE, hop_length=HOP, trim=False)
+    return np.asarray(hops, dtype=np.float64) * HOP / RATE, 1.0
 
 
 @functools.cache
@@ -564,7 +618,7 @@ def tracker(checkpoint: str = CHECKPOINT) -> Any:
         raise StageError(
             "the tracker beat-this needs the package beat-this, which cannot be imported",
             why=str(error),
-            next_step='install it: pip install "stage-cli[beat-this]"; or use essentia, the default',
+            next_step=f'install it: pip install "stage-cli[beat-this]"; or use {_other_tracker()}',
         ) from None
     try:
         path = _local(checkpoint, inference.CHECKPOINT_URL)
@@ -575,6 +629,10 @@ def tracker(checkpoint: str = CHECKPOINT) -> Any:
             why=str(error).partition("\n")[0],
             next_step="they are fetched once: run it with a connection to the internet (see docs/data.md)",
         ) from error
+
+
+def _other_tracker() -> str:
+    return next((name for name in TRACKERS if name != "beat-this" and is_installed(name)), TRACKERS[0])
 
 
 def _local(checkpoint: str, url: str) -> Path:
@@ -591,21 +649,55 @@ def _local(checkpoint: str, url: str) -> Path:
 
 
 _SHORTEST_FOR_KEY = 0.5  # seconds
+_CHROMA_RATE, _CHROMA_HOP = 22_050, 2048  # Hz, and samples
+_TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")  # as essentia spells them
+# How much each degree of the scale tells of a key: D. Temperley, "What's key for key?", Music Perception 17, 1999.
+_PROFILES = {
+    "major": (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+    "minor": (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
+}
 
 
-def find_key(harmonic: np.ndarray) -> Key | None:
-    """Find the key by essentia's KeyExtractor (profiles "bgate"); None where nothing sounds.
+def find_key(harmonic: np.ndarray, library: str | None = None) -> Key | None:
+    """Find the key; None where nothing sounds.
+
+    By essentia's KeyExtractor (profiles "bgate"), or by librosa's chroma, whose mean is compared with Temperley's
+    profiles of the 24 keys.
 
     Args:
         harmonic: what has pitch, without drums and percussion, `[frames]` float32 at 44.1 kHz.
+        library: "essentia" or "librosa"; None is `key_finder()`.
 
     Raises:
-        StageError: essentia is not installed.
+        StageError: the library is not installed.
     """
+    library = key_finder() if library is None else library
     first, last = sounding_range(harmonic)
     if last - first < _SHORTEST_FOR_KEY * RATE:
         return None
     sounding = np.ascontiguousarray(harmonic[first:last], dtype=np.float32)
-    tonic, scale, strength = essentia_algorithms().KeyExtractor(sampleRate=RATE)(sounding)
+    if library == "librosa":
+        tonic, scale, strength = _key_by_librosa(sounding)
+    else:
+        tonic, scale, strength = essentia_algorithms().KeyExtractor(sampleRate=RATE)(sounding)
     strength = round(min(1.0, max(0.0, float(strength))), 4)
-    return Key(str(tonic), str(scale), strength, "essentia") if strength > 0 else None
+    return Key(str(tonic), str(scale), strength, library) if strength > 0 else None
+
+
+def _key_by_librosa(sounding: np.ndarray) -> tuple[str, str, float]:
+    """Return tonic, scale, and the correlation of the chroma with the profile of that key."""
+    import soxr
+
+    audio = soxr.resample(sounding, RATE, _CHROMA_RATE, quality="HQ")
+    # An A4 of 440 Hz is taken for granted, as everywhere here.
+    chroma = _librosa().feature.chroma_cqt(y=audio, sr=_CHROMA_RATE, hop_length=_CHROMA_HOP, tuning=0.0)
+    heard = chroma.mean(axis=1)
+    if heard.std() < 1e-6:
+        return _TONICS[0], "major", 0.0
+    found = {
+        (tonic, scale): float(np.corrcoef(heard, np.roll(profile, tonic))[0, 1])
+        for scale, profile in _PROFILES.items()
+        for tonic in range(12)
+    }
+    tonic, scale = max(found, key=lambda key: found[key])
+    return _TONICS[tonic], scale, found[tonic, scale]

@@ -27,7 +27,7 @@ MOOD_MODEL = "mtg_jamendo_moodtheme-discogs-effnet-1"
 """Names of the files; a classifier is NAME.onnx with its class names in NAME.json."""
 
 MOST_TAGS = 3
-"""Of each kind: what a description of STAGE's training holds (docs/model.md)."""
+"""Of each kind: what a description of STAGE's training holds (docs/dev/model.md)."""
 
 _PATCH = 128  # frames of mel bands that the network sees at once (2 s)
 _PATCH_HOP = 62  # frames from one patch to the next (1 s), as in essentia's TensorflowPredictEffnetDiscogs

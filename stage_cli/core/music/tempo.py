@@ -83,6 +83,8 @@ class TempoLayout:
     signatures: tuple[tuple[int, int, int], ...]
     """Tick, numerator and denominator of each time signature; the first is at tick 0."""
     first_beat: int
+    first_downbeat: int
+    """The first beat, where no downbeat is given."""
     last_beat: int
     tempo: TempoMap
     """The map that the tempos make."""
@@ -103,7 +105,7 @@ def lay_out(grid: BeatGrid | None) -> TempoLayout:
     beats = _filled(grid.beats) if grid and grid.beats else None
     if grid is None or beats is None:
         tempos = {0: DEFAULT_TEMPO}
-        return TempoLayout(_RESOLUTIONS[0], tempos, ((0, 4, 4),), 0, 0, TempoMap.of(tempos, _RESOLUTIONS[0]))
+        return TempoLayout(_RESOLUTIONS[0], tempos, ((0, 4, 4),), 0, 0, 0, TempoMap.of(tempos, _RESOLUTIONS[0]))
     lead_in = _lead_in(beats)
     if not lead_in:
         beats[0] = 0.0
@@ -114,12 +116,14 @@ def lay_out(grid: BeatGrid | None) -> TempoLayout:
     slowest = max(tempos.values()) / 1e6
     resolution = next((ticks for ticks in _RESOLUTIONS if slowest / ticks <= _COARSEST_TICK), _RESOLUTIONS[-1])
     at_ticks = {round(place * resolution): micros for place, micros in tempos.items()}
-    signatures = _signatures(lead_in, len(beats), _nearest(beats, grid.downbeats))
+    downbeats = _nearest(beats, grid.downbeats)
+    signatures = _signatures(lead_in, len(beats), downbeats)
     return TempoLayout(
         ticks_per_quarter=resolution,
         tempos=at_ticks,
         signatures=tuple((round(place * resolution), over, under) for place, over, under in signatures),
         first_beat=round(lead_in * resolution),
+        first_downbeat=round(places[downbeats[0] if downbeats else 0] * resolution),
         last_beat=round(places[-1] * resolution),
         tempo=TempoMap.of(at_ticks, resolution),
     )

@@ -66,6 +66,11 @@ class Progress:
         """All fields, ready for JSON, which keeps every bit of a number."""
         return asdict(self)
 
+    def restore(self, other: Progress) -> None:
+        """Take over all of another one."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(other, item.name))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Progress:
         """Read what `to_dict` wrote."""

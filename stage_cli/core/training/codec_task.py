@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.accompaniment.track import gain_for, write_scaled
 from stage_cli.core.audio.spectra import htk_hertz, htk_mels, notes_below, semitones, triangles
-from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.codec.config import make_codec
 from stage_cli.core.codec.quantizer import CodebookTraining
@@ -224,7 +223,8 @@ class CodecModule(nn.Module):
 
 # Crops with a lower peak teach nothing.
 _SILENCE = 1e-3
-_STREAM = 0xC0DEC
+# Apart from the streams that items are picked from, which begin with the same seed.
+_CODEC_STREAM = 789_996
 
 
 class CodecTask:
@@ -290,7 +290,7 @@ class CodecTask:
         crops, factors = [], []
         quietest = self.settings.quietest_gain
         for row, item in enumerate(batch.items):
-            chance = np.random.default_rng((self.config.run.seed, epoch, item.index, _STREAM))
+            chance = np.random.default_rng((self.config.run.seed, epoch, item.index, _CODEC_STREAM))
             for audio, samples in (
                 (batch.context[row], int(batch.context_samples[row])),
                 (batch.target[row], batch.target.shape[1]),
@@ -302,7 +302,7 @@ class CodecTask:
         heard = audio.abs().amax(dim=1) > _SILENCE
         heard[0] |= ~heard.any()
         first = batch.items[0].index
-        seed = int(np.random.SeedSequence((self.config.run.seed, epoch, first, _STREAM)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence((self.config.run.seed, epoch, first, _CODEC_STREAM)).generate_state(1)[0])
         return CodecInputs(audio[heard][:, None], seed)
 
     def parameter_groups(self, module: nn.Module) -> list[ParameterGroup]:

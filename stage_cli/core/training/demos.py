@@ -1,6 +1,6 @@
-"""One picture of a demo: what was given, what was written, and what the song really has there.
+"""Demos: what the model generates for some validation songs, beside what the songs have there, as audio and pictures.
 
-Demos: what the model writes for some validation songs, to be heard and seen beside what the songs have there.
+They take the path of `stage generate` (`core/accompany.py`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stage_cli.core.accompaniment.track import gain_for, write_scaled
+from stage_cli.core.accompany import AccompanySettings, accompany
 from stage_cli.core.audio.spectra import HOP_SECONDS, PICTURE_BANDS, band_corners, mel_power
-from stage_cli.core.audio.writing import AtomicAudioWriter
+from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
+from stage_cli.core.contexts import ArrayContext
 from stage_cli.core.data.dataset import Item
 from stage_cli.core.files import write_whole
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.graphs import forget_recordings
-from stage_cli.core.generation.song import generate_song
-from stage_cli.core.training.losses import evaluating, moved
+from stage_cli.core.training.losses import evaluating
 from stage_cli.core.training.record import AUDIO_PARTS, demo_path
 from stage_cli.core.training.settings import ValidateConfig
-from stage_cli.core.training.stem_module import TokenBatch
 from stage_cli.core.training.stem_task import StemTask
-from stage_cli.errors import StageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +156,7 @@ class Demos:
             seed=validate.seed,
         )
         self._items = items
-        self._prepared: list[tuple[Item, TokenBatch]] = []
+        self._read: Sequence[Item] | None = None
 
     def write(self, folder: Path, step: int, check: Callable[[], None] = lambda: None) -> tuple[Path, ...]:
         """Generate, and write the audio and the picture of each demo.
@@ -174,13 +172,16 @@ class Demos:
             The files.
 
         Raises:
-            StageError: a song cannot be read, or a file cannot be written.
-            OutOfMemoryError: torch's.
+            StageError: a song cannot be read, the model returns samples that are no numbers, or a file cannot be
+                written.
+            DeviceError: out of memory.
         """
         paths: list[Path] = []
         with torch.no_grad(), evaluating(self.task.module), _any_algorithm():
-            for number, (item, tokens) in enumerate(self._tokens(), 1):
-                generated = self._generate(tokens, len(item.target), check)
+            if self._read is None:
+                self._read = self._items()
+            for number, item in enumerate(self._read, 1):
+                generated = self._generate(item, check)
                 sounds = _sounds(item, generated)
                 for part in AUDIO_PARTS:
                     paths.append(demo_path(folder, number, part))
@@ -194,37 +195,16 @@ class Demos:
     def _sample_rate(self) -> int:
         return self.task.model.config.codec.sample_rate
 
-    def _tokens(self) -> list[tuple[Item, TokenBatch]]:
-        """Items and their tokens on the CPU, made once."""
-        if not self._prepared:
-            device = self.task.model.runtime.device
-            prepared = []
-            for item in self._items():
-                batch = self.task.collate([item]).to(device)
-                prepared.append((item, moved(self.task.inputs(batch, 0, drop=False), "cpu")))
-            self._prepared = prepared
-        return self._prepared
-
-    def _generate(self, tokens: TokenBatch, samples: int, check: Callable[[], None]) -> np.ndarray:
-        """Write the stem for one context: `[samples]` float32."""
-        model = self.task.model
-        tokens = moved(tokens, model.runtime.device)
-        text = None
-        if tokens.text is not None and tokens.text_mask is not None:
-            text = model.project_text(tokens.text, tokens.text_mask)
-        parts = generate_song(
-            model.lm,
-            tokens.context,
+    def _generate(self, item: Item, check: Callable[[], None]) -> np.ndarray:
+        """Generate the stem for an item's context: `[samples]` float32."""
+        settings = AccompanySettings(
             self.config,
-            window=model.config.window_frames,
-            text=text,
-            on_frames=lambda _: check(),
+            description=(item.description.strip() or None) if self.task.model.config.takes_text else None,
         )
-        codes = torch.cat(list(parts), dim=2).to(model.runtime.codec_device)
-        audio = model.codec.decode(codes)[0].mean(dim=0)[:samples].float().cpu().numpy()
-        if not np.isfinite(audio).all():
-            raise StageError("the codec returned samples that are no numbers")
-        return audio
+        (stem,) = accompany(
+            self.task.model, ArrayContext(item.context, self._sample_rate), settings, lambda *_: check()
+        )
+        return stem.audio
 
     def _picture(self, item: Item, sounds: dict[str, np.ndarray], step: int) -> DemoPicture:
         heard = f"mix of {', '.join(item.context_stems)}" if item.context_kind == "mix" else item.context_kind

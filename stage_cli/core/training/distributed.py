@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from stage_cli.core.files import display_name, lock_file
+from stage_cli.core.machine import STOP_SIGNALS
 from stage_cli.core.precision import choose_device, training_precision
 from stage_cli.core.training.settings import RunConfig
 from stage_cli.errors import Cancelled, StageError, UsageError
@@ -311,7 +312,7 @@ _LOCK_FILE = ".lock"
 def locked(directory: Path) -> Generator[None]:
     """Keep other runs out of a folder, which is made; the lock ends with this process, however that ends.
 
-    Where the system has no such locks (Windows, some network disks) nothing is kept out.
+    Where there are no such locks (some network disks) nothing is kept out.
 
     Raises:
         UsageError: another process holds it.
@@ -338,10 +339,6 @@ def locked(directory: Path) -> Generator[None]:
         os.close(handle)
 
 
-SIGNALS: tuple[int, ...] = tuple(
-    int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-
 _ONE_WISH = 1.0  # seconds
 
 
@@ -367,7 +364,7 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in STOP_SIGNALS:
                 handler = signal.getsignal(number)
                 if handler not in (signal.SIG_IGN, None):
                     self._before[number] = handler
@@ -446,18 +443,18 @@ class StepNumbers:
         if self._sum is None:
             raise ValueError("a step without a micro-batch")
         device = self._sum.device
-        known = [self._audio_seconds, *(float(signal == number) for number in SIGNALS)]
+        known = [self._audio_seconds, *(float(signal == number) for number in STOP_SIGNALS)]
         bad = (~torch.cat(self.finite)).sum().reshape(1).float()
         summed = processes.sum(torch.cat([torch.tensor(known, device=device), bad, self._sum]))
         audio_seconds, *rest, norm_value = torch.cat([summed, norm.reshape(1).float()]).tolist()
-        stops, (bad_losses, *sums) = rest[: len(SIGNALS)], rest[len(SIGNALS) :]
+        stops, (bad_losses, *sums) = rest[: len(STOP_SIGNALS)], rest[len(STOP_SIGNALS) :]
         passes = self._passes * processes.count
         return StepReport(
             numbers={name: value / passes for name, value in zip(self._names, sums, strict=True)},
             norm=norm_value,
             bad_losses=round(bad_losses),
             audio_seconds=audio_seconds,
-            signal=next((number for number, stop in zip(SIGNALS, stops, strict=True) if stop), None),
+            signal=next((number for number, stop in zip(STOP_SIGNALS, stops, strict=True) if stop), None),
         )
 
 

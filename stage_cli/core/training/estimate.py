@@ -200,7 +200,7 @@ def _encoding(config: TrainingConfig, codec: CodecConfig, *, on_cuda: bool) -> M
     return MemoryShare("encoding", size, f"12 bytes × {2 * B} × {samples:,} samples × {codec.filters} filters")
 
 
-# Models whose published sizes are known before they are fetched (docs/model.md).
+# Models whose published sizes are known before they are fetched (docs/dev/model.md).
 _PUBLISHED = {
     "facebook/musicgen-small": LanguageModelConfig(separator=False),
     "facebook/musicgen-medium": LanguageModelConfig(

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from stage_cli.core.machine import end_with_parent
+from stage_cli.core.machine import STOP_SIGNALS, end_with_parent
 from stage_cli.errors import StageError
 
 # Apart from the streams that items are drawn from, which begin with the same seed.
-_ORDER_STREAM = 0x0BDE
+_ORDER_STREAM = 3038
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class DataOrder:
         return self._last[1]
 
 
-_CHANCE_STREAM = 0xD20F
+_CHANCE_STREAM = 53_775
 
 
 @contextmanager
@@ -278,9 +278,8 @@ def _begin_worker(number: int) -> None:
     del number
     # Signals that are sent to the whole group, or to all of a batch system's job: the training process needs its
     # workers to finish the step, and ends them itself.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     # A data set may keep its epoch in shared memory. Workers are not all in the same one.
     info = get_worker_info()

@@ -95,7 +95,7 @@ class Milestones:
         if not step:
             return None
         loaded = self.snapshot.load(self.checkpoints, step)
-        vars(self.progress).update(vars(loaded))
+        self.progress.restore(loaded)
         self._saved = step
         return step
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from stage_cli.core.files import cannot_write, display_name, write_text, write_whole
+from stage_cli.core.pictures import save_png
 from stage_cli.core.training.events import Event, Finished, Interrupted, Logged, Started, Validated
 from stage_cli.core.training.settings import TrainingConfig
 from stage_cli.core.training.toml import to_dict, to_toml
@@ -464,7 +465,7 @@ def draw_curves(lines: Sequence[MetricsLine], path: Path, title: str) -> None:
         panel.set_xlabel("step")
     # A name may hold a $, which would begin a formula.
     figure.suptitle(f"{title} · step {last:,}".replace("$", r"\$"), x=0.01, ha="left", fontsize=13)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    save_png(figure, path)
 
 
 def _draw_training_loss(panel: Axes, lines: Sequence[MetricsLine]) -> None:

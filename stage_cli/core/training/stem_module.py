@@ -20,7 +20,7 @@ The trainable part and its loss: the language model, with the projection of the 
 Rows of one batch have contexts of unequal lengths. What STAGE masks (step 0, left padding, dropped contexts) always
 lies before the first attended step of a row, so each row is moved to begin with that step. Shorter rows then end in
 padding, which a causal model never sees: there is no mask, positions are the same in all rows (unless they restart at
-the separator), and attention takes the fastest kernel. The outputs are those of the masked sequence (docs/model.md).
+the separator), and attention takes the fastest kernel. Outputs are those of the masked sequence (docs/dev/model.md).
 
 A model that reads its context first (`LanguageModelConfig.reads_context_first`) does so with masks.
 """

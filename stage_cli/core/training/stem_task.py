@@ -40,7 +40,7 @@ from stage_cli.core.weights.saving import save_directory
 from stage_cli.errors import UsageError
 
 # What maps hidden states to hidden states. AdamW's steps suit embeddings; for what is heard of the context, whose input
-# is eight times as wide as a layer's, they are so large that all else learns more slowly (docs/bundled-models.md).
+# is eight times as wide as a layer's, they are so large that all else learns more slowly (docs/dev/bundled-models.md).
 _HIDDEN = re.compile(r"(?:^|\.)(layers\.\d+|aligned|context_convolutions\.blocks\.\d+)\.")
 
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +30,7 @@ from torch.utils.data import Dataset
 
 from stage_cli.core.codec.codec import Codec
 from stage_cli.core.data.dataset import AudioBatch, StemDataset, collate
-from stage_cli.core.files import display_name
+from stage_cli.core.files import display_name, whole_file
 from stage_cli.core.training.loader import DataOrder, Loader, MicroBatch
 from stage_cli.core.training.stem_module import CodeBatch, TokenItem, label_batch
 from stage_cli.errors import StageError
@@ -124,17 +122,12 @@ def write_part(path: Path, batches: Sequence[CodeBatch], codebook_size: int) -> 
     labels = [batch.labels for batch in batches if batch.labels is not None]
     if labels:
         tensors["labels"] = torch.cat(labels).to("cpu", torch.float16)
-    # Only one process makes this part: a rest that was left behind is written over.
-    temporary = path.with_name(f".{path.name}.part")
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a run that was killed: one process alone makes this part
+        left.unlink(missing_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"items": json.dumps(items)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata={"items": json.dumps(items)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise StageError(
             f"cannot write {display_name(path)}",
             why=str(error),

@@ -3,7 +3,7 @@
 A recipe runs on tensors when a model is loaded and on shapes alone when a file is checked, so that what does not fit is
 listed before a byte of data is read. (Not on meta tensors: for those torch imports its compiler, which takes seconds.)
 
-The four formats of a language model's weights, each as one recipe a tensor (docs/model.md, "Weight formats").
+The four formats of a language model's weights, each as one recipe a tensor (docs/dev/model.md, "Weight formats").
 
 `transformers`: `facebook/musicgen-*` `model.safetensors`. `audiocraft`: `state_dict.bin`. `x-transformers`: STAGE's own
 `stage-drums.safetensors`. `stage`: this project's directory.

@@ -2,7 +2,7 @@
 
 The models that the package carries: where they lie, and how they are made of trained ones.
 
-`assets/codec` is a codec that all of them share, `assets/<stem>` one model each (docs/bundled-models.md).
+`assets/codec` is a codec that all of them share, `assets/<stem>` one model each (docs/dev/bundled-models.md).
 
 The models that have a name, and the folder of the user's own ones. Imports no torch.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stage_cli.core.codec.config import AnyCodecConfig, SpectralConfig
+from stage_cli.core.files import whole_file
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig
 from stage_cli.core.weights.checkpoint import CONFIG_FILE, MODEL_FILE, codec_config_values
@@ -75,22 +75,16 @@ def save_tensors(
         WeightsError: it cannot be written.
     """
     state = {name: _on_its_own(tensor.detach().cpu()) for name, tensor in tensors}
-    temporary = directory / f".{file}.part"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's files have; safetensors keeps its own to the owner
-        save_file(state, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)
-        temporary.replace(directory / file)
-        temporary = directory / f".{CONFIG_FILE}.part"
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(directory / CONFIG_FILE)
+        with whole_file(directory / file) as part:
+            part.touch()
+            mode = part.stat().st_mode  # what the user's files have; safetensors keeps its own to the owner
+            save_file(state, part, metadata={"format": "pt"})
+            part.chmod(mode)
+        with whole_file(directory / CONFIG_FILE) as part:
+            part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"Cannot write the model to {directory}", why=str(error)) from None
-    finally:
-        with suppress(OSError):  # what went wrong was said already
-            temporary.unlink(missing_ok=True)
 
 
 def save_text(path: Path, text: str) -> None:
@@ -99,15 +93,11 @@ def save_text(path: Path, text: str) -> None:
     Raises:
         WeightsError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"Cannot write {path}", why=str(error)) from None
-    finally:
-        with suppress(OSError):  # what went wrong was said already
-            temporary.unlink(missing_ok=True)
 
 
 def _on_its_own(tensor: Tensor) -> Tensor:

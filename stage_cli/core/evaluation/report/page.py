@@ -24,6 +24,7 @@ from typing import Any
 
 from stage_cli.core.evaluation.report.clips import Collection, Progress
 from stage_cli.core.evaluation.report.results import (
+    DIFFERENCE,
     REPORT_FILE,
     ROLES,
     ClipResult,
@@ -32,8 +33,8 @@ from stage_cli.core.evaluation.report.results import (
     Summary,
     SystemResult,
     read_results,
-    write_text,
 )
+from stage_cli.core.files import write_text
 
 CONTEXTS = {"mix": "Mix", "metronome": "Metronome"}
 """Titles of the kinds of context, in the order of the page."""
@@ -109,6 +110,7 @@ def facts(pairs: dict[str, Any]) -> str:
     return f'<dl class="facts">{"".join(entries)}</dl>'
 
 
+_SHORT = 12
 _OPEN_FAILURES = 5  # more are folded away
 
 
@@ -118,7 +120,7 @@ def title(results: Results) -> str:
 
 
 def heading(results: Results) -> str:
-    """Return the HTML of the head: title, one line of facts, settings, and how to repeat it."""
+    """Return the HTML of the head: title, one line of facts, and the verdict."""
     songs = len({item.song for item in results.items})
     seconds = sorted({round(item.seconds, 2) for item in results.items})
     length = f" of {seconds[0]:g} s" if len(seconds) == 1 else ""
@@ -134,9 +136,61 @@ def heading(results: Results) -> str:
         f'<p class="kicker">stage evaluate · {escape(words(results.stem))}</p>'
         f"<h1>{names}</h1>"
         f'<p class="line">{escape(" · ".join(line))}</p>'
-        f"{facts({'seed': results.seed, **results.settings})}"
-        f"{_models(results)}{_repeat(results)}"
+        f"{_verdict(results)}"
     )
+
+
+def about(results: Results) -> str:
+    """Return the HTML of what can be folded away: settings, models, and how to repeat it."""
+    settings = facts({"seed": results.seed, **results.settings})
+    return f"<details><summary>Settings</summary>{settings}</details>{_models(results)}{_repeat(results)}"
+
+
+_FOLLOWING = ("chroma_similarity", "onset_f", "beat_f1")
+"""Metrics by which a stem follows its song; the first one of which a difference was measured gives the verdict."""
+
+
+def _verdict(results: Results) -> str:
+    """Return one line for each system: whether it follows its songs, and what the true stems come to."""
+    lines = []
+    contexts = in_order({summary.context for summary in results.summaries})
+    for context in contexts:
+        found = {(entry.metric, entry.system): entry for entry in results.summaries if entry.context == context}
+        measured = {name for (name, _), entry in found.items() if entry.value is not None}
+        metric = next((name + DIFFERENCE for name in _FOLLOWING if name + DIFFERENCE in measured), None)
+        if metric is None:
+            continue
+        title = results.metrics[metric].title
+        true = next((entry for (name, of), entry in found.items() if name == metric and of.startswith("true")), None)
+        reference = "" if true is None or true.value is None else f"; true stems {signed(true.value)}"
+        for system in _systems(results):
+            entry = found.get((metric, system.name))
+            if entry is None or entry.value is None:
+                continue
+            follows = entry.low is None or entry.low > 0
+            words_of = "follows its songs" if follows and entry.value > 0 else "does not clearly follow its songs"
+            where = f"{context_title(context)}: " if len(contexts) > 1 else ""
+            lines.append(
+                f"<p><b>{escape(where + system.title)}</b> {words_of}: "
+                f"{escape(title)} {signed(entry.value)}{reference}</p>"
+            )
+    return f'<div class="verdict">{"".join(lines)}</div>' if lines else ""
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and two decimals."""
+    text = number(value, 2)
+    return text if text.startswith(_MINUS) else f"+{text}"
+
+
+def short_titles(titles: list[str]) -> dict[str, str]:
+    """Return names of at most twelve letters for narrow screens, each another one."""
+    shortened: dict[str, str] = {}
+    for title_ in titles:
+        name = title_.rstrip("/").rpartition("/")[2] or title_
+        short = name if len(name) <= _SHORT else f"{name[: _SHORT - 6]}…{name[-5:]}"
+        shortened[title_] = short if short not in shortened.values() else f"{short[: _SHORT - 2]} {len(shortened) + 1}"
+    return shortened
 
 
 def failures(results: Results, unreadable: list[tuple[str, str]]) -> str:
@@ -180,7 +234,8 @@ def anchors(results: Results) -> str:
     ]
     if not entries:
         return '<p class="warning">No anchors were measured: these numbers have nothing to be compared with.</p>'
-    return f'<ul class="anchors" aria-label="Anchors">{"".join(entries)}</ul>'
+    listed = f'<ul class="anchors" aria-label="Anchors">{"".join(entries)}</ul>'
+    return f"<details><summary>What the anchors are</summary>{listed}</details>"
 
 
 def _models(results: Results) -> str:
@@ -243,7 +298,7 @@ def _table(results: Results, context: str) -> str:
     body = []
     for family, names in _families([name for name in results.metrics if any(name == metric for metric, _ in found)]):
         rows = [
-            _row(results.metrics[name], [found.get((name, system.name)) for system in columns], columns, items)
+            _row(name, results.metrics[name], [found.get((name, system.name)) for system in columns], columns, items)
             for name in names
         ]
         body.append(
@@ -251,7 +306,7 @@ def _table(results: Results, context: str) -> str:
             f'colspan="{len(columns) + 1}">{escape(family)}</th></tr>{"".join(rows)}</tbody>'
         )
     heads = "".join(
-        f'<th role="columnheader" scope="col" class="{_class(system, columns)}">{escape(system.title)}'
+        f'<th role="columnheader" scope="col" class="{_class(system, columns)}">{_head(system)}'
         f"{'<small>anchor</small>' if system.role == 'anchor' else ''}</th>"
         for system in columns
     )
@@ -266,6 +321,12 @@ def _table(results: Results, context: str) -> str:
     )
 
 
+def _head(system: SystemResult) -> str:
+    """Return a column's head: of a system a button that shows its items."""
+    name = escape(system.title)
+    return f'<button type="button" class="head" data-show="{escape(system.name)}">{name}</button>'
+
+
 def _families(names: list[str]) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {family: [] for family, _ in FAMILIES} | {_OTHER: []}
     for name in names:
@@ -274,10 +335,11 @@ def _families(names: list[str]) -> list[tuple[str, list[str]]]:
     return [(family, members) for family, members in groups.items() if members]
 
 
-def _row(metric: Metric, entries: list[Summary | None], columns: list[SystemResult], items: int) -> str:
+def _row(name: str, metric: Metric, entries: list[Summary | None], columns: list[SystemResult], items: int) -> str:
     places = _places(metric, entries, columns)
     scale = _scale(metric, entries, columns)
     best = _best(metric, entries, columns)
+    short = short_titles([system.title for system in columns])
     cells = "".join(
         _cell(
             entry,
@@ -286,6 +348,7 @@ def _row(metric: Metric, entries: list[Summary | None], columns: list[SystemResu
             scale,
             items,
             classes=f"{_class(system, columns)}{' best' if system.name in best else ''}",
+            short=short[system.title],
         )
         for entry, system in zip(entries, columns, strict=True)
     )
@@ -295,6 +358,11 @@ def _row(metric: Metric, entries: list[Summary | None], columns: list[SystemResu
     label = f"{escape(metric.title)}{unit}{arrow_text}"
     if metric.explanation:
         label = f"<details><summary>{label}</summary><p>{escape(metric.explanation)}</p></details>"
+    if metric.scope == "item":
+        sort = f"Sort the items by {metric.title}"
+        label += (
+            f'<button type="button" class="sorter" data-sort="{escape(name)}" aria-label="{escape(sort)}">⇅</button>'
+        )
     return f'<tr role="row"><th role="rowheader" scope="row">{label}</th>{cells}</tr>'
 
 
@@ -314,9 +382,16 @@ def _places(metric: Metric, entries: list[Summary | None], columns: list[SystemR
 
 
 def _cell(
-    entry: Summary | None, system: SystemResult, places: int, scale: tuple[float, float], items: int, *, classes: str
+    entry: Summary | None,
+    system: SystemResult,
+    places: int,
+    scale: tuple[float, float],
+    items: int,
+    *,
+    classes: str,
+    short: str,
 ) -> str:
-    start = f'<td role="cell" class="{classes}" data-system="{escape(system.title)}">'
+    start = f'<td role="cell" class="{classes}" data-system="{escape(system.title)}" data-short="{escape(short)}">'
     note = f'<small class="note">{escape(entry.note)}</small>' if entry and entry.note else ""
     if entry is None or entry.value is None:
         return f'{start}<span class="missing" title="not defined">–</span>{note}</td>'
@@ -388,7 +463,7 @@ def _class(system: SystemResult, columns: list[SystemResult]) -> str:
     return "anchor first" if system is first else "anchor"
 
 
-_SCRIPTS = ("page.js", "plots.js", "player.js", "items.js")
+_SCRIPTS = ("page.js", "plots.js", "player.js", "mixer.js", "items.js")
 
 
 def write_report(folder: Path, *, progress: Progress | None = None) -> Path:
@@ -423,6 +498,7 @@ def _page(results: Results, collection: Collection) -> str:
         heading=heading(results),
         failures=failures(results, collection.unreadable()),
         anchors=anchors(results),
+        about=about(results),
         tables=tables(results),
         sound=f"MP3, mono, {collection.kilobits} kbit/s",
         data=json_for_script(_data(results, collection)),

@@ -12,19 +12,21 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stage_cli.core.files import display_name
+from stage_cli.core.files import display_name, write_text
 from stage_cli.errors import StageError
 
 SCHEMA_VERSION = 1
 
 BETTER: tuple[str, ...] = ("higher", "lower", "none")
 SCOPES: tuple[str, ...] = ("item", "set")
+DIFFERENCE = "_over_shuffled"
+"""Ends the names of differences: own − shuffled."""
+
 ROLES: tuple[str, ...] = ("system", "anchor")
 
 _ResultPart = TypeVar("_ResultPart")
@@ -311,28 +313,6 @@ def write_items(folder: Path, results: Results) -> Path:
             row = [item.id, item.song, _cell(item.start), item.context, output.system, seed]
             table.writerow([*row, *numbers, output.error or ""])
     return write_text(folder / ITEMS_FILE, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 text file, line ends as they are, whole or not at all; missing folders are made.
-
-    Raises:
-        StageError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        why, step = error.strerror or str(error), "free some space, or choose another `out`"
-        raise StageError(f"cannot write {display_name(path)}", why=why, next_step=step) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _cell(value: float | None) -> str:

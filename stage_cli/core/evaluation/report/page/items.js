@@ -25,7 +25,21 @@ class Card {
     this.tracks = element("div", { class: "tracks", style: `--tracks:${count};--pairs:${Math.ceil(count / 2)}` });
     this.root.append(this.makeHead(), this.makeScores());
     if (output.error) this.root.append(element("p", { class: "error" }, output.error));
+    const names = Object.keys(this.clips).filter((name) => this.clips[name] !== null && !data.clips[this.clips[name]].error);
+    this.mixer = names.length > 1 ? new Mixer(this, names) : null;
+    if (this.mixer) this.root.append(this.mixer.root);
     this.root.append(this.tracks);
+    this.root.addEventListener("focusin", () => (currentCard = this));
+    this.root.addEventListener("pointerdown", () => (currentCard = this));
+  }
+
+  /** The beginning of the names of downloaded files. */
+  fileName(track) {
+    return `${this.item.id}-${systemTitle(this.output.system)}-${track}`.replace(/[^\w.-]+/g, "_").toLowerCase();
+  }
+
+  isSounding() {
+    return sounding !== null && (sounding === this.mixer || this.players.includes(sounding));
   }
 
   makeHead() {
@@ -96,7 +110,7 @@ class Card {
   moveTo(seconds) {
     const longest = Math.max(...this.players.map((player) => player.clip.seconds));
     this.position = Math.min(Math.max(seconds, 0), longest);
-    if (this.players.includes(sounding)) sounding.place();
+    if (this.isSounding()) sounding.place();
     this.showPosition();
   }
 
@@ -108,6 +122,8 @@ class Card {
     return this.output.metrics[sortChoice.value] ?? null;
   }
 }
+
+let currentCard = null; // the one that keys work on
 
 const cards = data.items.flatMap((item) => item.outputs.map((output) => new Card(item, output)));
 const cardWatch = watchNear((root) => root.card.enter(), (root) => root.card.leave());
@@ -149,7 +165,7 @@ function showCards() {
     card.root.hidden = !isShown(card);
     shown += card.root.hidden ? 0 : 1;
     // What can no longer be seen should not be heard.
-    if (card.root.hidden && card.players.includes(sounding)) sounding.audio.pause();
+    if (card.root.hidden && card.isSounding()) sounding.pause();
     for (const pair of card.root.querySelectorAll(".scores div")) {
       pair.classList.toggle("sorted", pair.dataset.metric === metric?.name);
     }
@@ -166,10 +182,56 @@ function showCard(item, output) {
     contextChoice.value = "";
     showCards();
   }
+  goTo(card);
+}
+
+/** Scrolls to a card and makes it the one that keys work on. */
+function goTo(card) {
   for (const found of cardsPlace.querySelectorAll(".found")) found.classList.remove("found");
   card.root.classList.add("found");
   card.root.scrollIntoView({ block: "start" });
   card.root.focus({ preventScroll: true });
+  currentCard = card;
+}
+
+/** Keys of the page: j and k go to the next and the previous item, 1 to 4 hear one track alone, space plays. */
+function pressed(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select, textarea")) return;
+  const shown = [...cardsPlace.children].filter((root) => !root.hidden).map((root) => root.card);
+  if (event.key === "j" || event.key === "k") {
+    const place = shown.indexOf(currentCard);
+    const next = shown[place < 0 ? 0 : place + (event.key === "j" ? 1 : -1)];
+    if (next) goTo(next);
+  } else if ("1234".includes(event.key)) {
+    const mixer = currentCard?.mixer;
+    const name = mixer?.names[Number(event.key) - 1];
+    if (name) mixer.hearAlone(name);
+  } else if (event.key === " " && !event.target.closest("button, summary, a, [role=slider]")) {
+    if (!currentCard) return;
+    if (currentCard.isSounding()) sounding.pause();
+    else (currentCard.mixer ?? currentCard.players[0])?.toggle();
+  } else return;
+  event.preventDefault();
+}
+
+/** The heads of the summary's table: a system shows its items, a metric sorts them. */
+function setUpHeads() {
+  for (const head of document.querySelectorAll("[data-show]")) {
+    const has = [...systemChoice.options].some((option) => option.value === head.dataset.show);
+    head.disabled = !has;
+    head.addEventListener("click", () => showSorted(systemChoice, head.dataset.show));
+  }
+  for (const sorter of document.querySelectorAll("[data-sort]")) {
+    const has = [...sortChoice.options].some((option) => option.value === sorter.dataset.sort);
+    sorter.hidden = !has;
+    sorter.addEventListener("click", () => showSorted(sortChoice, sorter.dataset.sort));
+  }
+}
+
+function showSorted(choice, value) {
+  choice.value = value;
+  showCards();
+  document.getElementById("items").scrollIntoView({ block: "start" });
 }
 
 function fill(choice, options) {
@@ -208,3 +270,5 @@ function setUpItems() {
 
 setUpPlots();
 setUpItems();
+setUpHeads();
+document.addEventListener("keydown", pressed);

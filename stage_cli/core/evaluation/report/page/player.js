@@ -3,16 +3,19 @@
 const SEEK_SECONDS = 1;
 const WAVE_SHARE = 0.4; // of the picture's height; the spectrogram has the rest
 
-let sounding = null; // the one player that sounds
+let sounding = null; // the one player, or mixer, that sounds
 
 const soundAddresses = new Map();
+
+function soundBytes(clip) {
+  const text = atob(document.getElementById(`sound-${clip}`).textContent);
+  return Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+}
 
 /** The address of a clip's sound. Made at the first play: base64 of all clips would fill a phone's memory. */
 function soundAddress(clip) {
   if (!soundAddresses.has(clip)) {
-    const text = atob(document.getElementById(`sound-${clip}`).textContent);
-    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-    soundAddresses.set(clip, URL.createObjectURL(new Blob([bytes], { type: "audio/mpeg" })));
+    soundAddresses.set(clip, URL.createObjectURL(new Blob([soundBytes(clip)], { type: "audio/mpeg" })));
   }
   return soundAddresses.get(clip);
 }
@@ -71,7 +74,9 @@ class Player {
     this.playhead = element("div", { class: "playhead" });
     this.view = element("div", { class: "view", role: "slider", tabindex: "0" }, this.canvas, this.playhead);
     this.audio = element("audio", { preload: "none" });
-    const head = element("div", { class: "track-head" }, this.button, element("span", {}, name), this.time);
+    this.download = element("a", { class: "download", href: "#", download: `${card.fileName(name)}.mp3` }, "MP3");
+    this.download.setAttribute("aria-label", `Download ${name}, ${card.label}`);
+    const head = element("div", { class: "track-head" }, this.button, element("span", {}, name), this.time, this.download);
     const label = `${name}, ${card.label}`;
     this.root = element("div", { class: "track", role: "group", "aria-label": label }, head, this.view, this.audio);
     this.button.setAttribute("aria-label", `Play ${label}`);
@@ -84,6 +89,7 @@ class Player {
 
   listen() {
     this.button.addEventListener("click", () => this.toggle());
+    this.download.addEventListener("click", () => (this.download.href = soundAddress(this.clipIndex)));
     this.view.addEventListener("pointerdown", (event) => {
       if (event.button === 0) this.seekTo(event);
     });
@@ -119,7 +125,7 @@ class Player {
       this.audio.pause();
       return;
     }
-    sounding?.audio.pause();
+    sounding?.pause();
     if (!this.audio.src) {
       this.audio.src = soundAddress(this.clipIndex);
       this.audio.addEventListener("loadedmetadata", () => this.place(), { once: true });
@@ -132,6 +138,10 @@ class Player {
     });
   }
 
+  pause() {
+    this.audio.pause();
+  }
+
   /** Moves the sound to the card's position. */
   place() {
     const at = Math.min(this.card.position, this.clip.seconds);
@@ -140,7 +150,7 @@ class Player {
   }
 
   started() {
-    if (sounding && sounding !== this) sounding.audio.pause();
+    if (sounding && sounding !== this) sounding.pause();
     sounding = this;
     this.button.setAttribute("aria-pressed", "true");
     const step = () => {

@@ -95,7 +95,7 @@ function showPlots(context) {
     const direction = { higher: "↑ higher is better", lower: "↓ lower is better", none: "" }[metric.better];
     const caption = element("figcaption", {}, `${metric.title} `);
     caption.append(element("small", {}, [metric.unit, direction].filter(Boolean).join(" · ")));
-    const figure = element("figure", { class: "plot", role: "img" }, caption);
+    const figure = element("figure", { class: "plot", role: "img", "aria-label": metric.title }, caption);
     figure.style.minHeight = `${2 * strips + 5.3}rem`; // as drawn: nothing below may move when it is
     Object.assign(figure, { metric, context });
     figures.push(figure);
