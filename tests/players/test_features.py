@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stage_cli.core.players.features import FLOOR_DB, FeatureSettings, LogMel, add_powers, log_mel
+from stage_cli.core.players.config import FeatureSettings
+from stage_cli.core.players.features import FLOOR_DB, LogMel, add_powers, log_mel
 
 BANDS = FeatureSettings().bands
 

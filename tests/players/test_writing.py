@@ -12,10 +12,10 @@ import torch
 
 from stage_cli.core.music.beats import BeatGrid, constant_grid
 from stage_cli.core.music.notes import DRUM_VOICES, Note, pitch_of
-from stage_cli.core.players.config import GRID_CHANNELS, STROKES, TAGS, PlayerConfig
-from stage_cli.core.players.features import FeatureSettings
+from stage_cli.core.players.config import GRID_CHANNELS, STROKES, TAGS, FeatureSettings, PlayerConfig
 from stage_cli.core.players.generate import Hearing, Known, Player, WritingSettings, given_grid
 from stage_cli.core.players.model import Player as TorchPlayer
+from stage_cli.core.players.model import draw_weights
 from stage_cli.core.players.numpy_model import NumpyEars, NumpyPen
 from stage_cli.core.training.player_task import save_player
 
@@ -38,6 +38,7 @@ TINY = PlayerConfig(
 def model() -> TorchPlayer:
     torch.manual_seed(0)
     model = TorchPlayer(TINY).eval()
+    draw_weights(model, 0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from stage_cli.core.players.features import FeatureSettings
-
 STEP_RATE = 25
 """Steps of the pen a second; a step is 40 ms."""
 PLACES = 8
@@ -54,6 +52,36 @@ TAGS: dict[str, int] = {
     "style": len(STYLE_FAMILIES),
 }
 """What the pen can be told for each step, and the number of values; 0 is "not told". Fill: 1 is no fill, 2 is one."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How audio becomes frames.
+
+    Attributes:
+        frame_rate: frames a second; frame t is centred at t / frame_rate seconds.
+        bands: triangles, equally wide in HTK's mels.
+        lowest: Hz, where the first triangle begins.
+        highest: Hz, where the last one ends.
+        window: seconds of the Hann window.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    frame_rate: int = 50
+    bands: int = 72
+    lowest: float = 25.0
+    highest: float = 11_000.0
+    window: float = 0.0464
+
+    def __post_init__(self) -> None:
+        if not (self.frame_rate >= 1 and self.bands >= 1 and 0 <= self.lowest < self.highest and self.window > 0):
+            raise ValueError(f"no features: {self}")
+
+    def frames(self, samples: int, sample_rate: int) -> int:
+        """Return the number of frames of a signal: those centred before its end."""
+        return -(-samples * self.frame_rate // sample_rate)
 
 
 @dataclass(frozen=True)

@@ -8,48 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import fft
 
 from stage_cli.core.audio.spectra import htk_hertz, htk_mels, triangles
+from stage_cli.core.players.config import FeatureSettings
 
 FLOOR_DB = -100.0
 """Of silence."""
 _FLOOR_POWER = 10 ** (FLOOR_DB / 10)
 _BLOCK_FRAMES = 512
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """How audio becomes frames.
-
-    Attributes:
-        frame_rate: frames a second; frame t is centred at t / frame_rate seconds.
-        bands: triangles, equally wide in HTK's mels.
-        lowest: Hz, where the first triangle begins.
-        highest: Hz, where the last one ends.
-        window: seconds of the Hann window.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    frame_rate: int = 50
-    bands: int = 72
-    lowest: float = 25.0
-    highest: float = 11_000.0
-    window: float = 0.0464
-
-    def __post_init__(self) -> None:
-        if not (self.frame_rate >= 1 and self.bands >= 1 and 0 <= self.lowest < self.highest and self.window > 0):
-            raise ValueError(f"no features: {self}")
-
-    def frames(self, samples: int, sample_rate: int) -> int:
-        """Return the number of frames of a signal: those centred before its end."""
-        return -(-samples * self.frame_rate // sample_rate)
 
 
 class LogMel:

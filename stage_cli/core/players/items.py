@@ -24,11 +24,12 @@ from stage_cli.core.players.config import (
     STYLE_FAMILIES,
     SWING_EDGES,
     TAGS,
+    FeatureSettings,
     ItemSettings,
     PlayerConfig,
 )
 from stage_cli.core.players.drummers import FAMILIES, FITTING, Performance, swing_of
-from stage_cli.core.players.features import FLOOR_DB, FeatureSettings, add_powers
+from stage_cli.core.players.features import FLOOR_DB, add_powers
 from stage_cli.core.players.grid_channels import grid_channels, pulses
 from stage_cli.core.players.levels import mean_power, normalized
 from stage_cli.core.players.store import DRUMS, StoredSong, whole_log_mel

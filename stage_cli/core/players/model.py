@@ -86,7 +86,7 @@ class DilatedConvolution(nn.Module):
         super().__init__()
         self.dilation = dilation
         self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.taps = nn.Parameter(torch.randn(5, width) * 5**-0.5)
+        self.taps = nn.Parameter(torch.zeros(5, width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width, bias=False)
 
@@ -108,7 +108,7 @@ class Ears(nn.Module):
         width, bands = config.ears, config.features.bands
         self.first = nn.Conv1d(2 * bands + GRID_CHANNELS, width, 5, padding=2)
         self.halve = nn.Conv1d(width, width, 4, stride=2, padding=1)
-        self.known = nn.Parameter(torch.randn(config.voices * (STROKES + 1), width) * 0.05)
+        self.known = nn.Parameter(torch.zeros(config.voices * (STROKES + 1), width))
         self.is_known = nn.Parameter(torch.zeros(width))
         self.convolutions = nn.ModuleList([DilatedConvolution(width, 2**n) for n in range(config.convolutions)])
         self.layers = nn.ModuleList([Layer(width, config.ear_heads) for _ in range(config.ear_layers)])
@@ -139,18 +139,17 @@ class Pen(nn.Module):
         width, tokens = config.pen, config.voices * (STROKES + 1)
         self.config = config
         self.heard = nn.Linear(config.ears, width)
-        self.past = nn.Parameter(torch.randn(tokens, width) * 0.3)
+        self.past = nn.Parameter(torch.zeros(tokens, width))
         self.hidden = nn.Parameter(torch.zeros(width))
         self.tags = nn.Embedding(sum(TAGS.values()) + len(TAGS), width)
-        nn.init.normal_(self.tags.weight, std=0.1)
         self.layers = nn.ModuleList([Layer(width, config.pen_heads) for _ in range(config.pen_layers)])
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.stroke = nn.Linear(width, config.stroke, bias=False)
-        self.struck_before = nn.Parameter(torch.randn(tokens, config.stroke) * 0.1)
-        self.voice = nn.Parameter(torch.randn(config.voices, config.stroke) * 0.3)
+        self.struck_before = nn.Parameter(torch.zeros(tokens, config.stroke))
+        self.voice = nn.Parameter(torch.zeros(config.voices, config.stroke))
         self.whether = nn.Parameter(torch.zeros(config.voices, config.stroke))
         self.whether_bias = nn.Parameter(torch.full((config.voices,), -3.0))
-        self.how = nn.Parameter(torch.randn(config.voices, config.stroke, STROKES) * 0.02)
+        self.how = nn.Parameter(torch.zeros(config.voices, config.stroke, STROKES))
         self.how_bias = nn.Parameter(torch.zeros(config.voices, STROKES))
         self._head = width // config.pen_heads
 
@@ -221,6 +220,35 @@ class Player(nn.Module):
             "how": how.detach(),
             "beats": beats.detach(),
         }
+
+
+_DEVIATIONS = {
+    "taps": 5**-0.5,
+    "known": 0.05,
+    "past": 0.3,
+    "tags.weight": 0.1,
+    "struck_before": 0.1,
+    "voice": 0.3,
+    "how": 0.02,
+}
+
+
+@torch.no_grad()
+def draw_weights(module: nn.Module, seed: int) -> None:
+    """Give a new player random weights: tables by their use, other matrices even within ± 1 / √inputs.
+
+    Args:
+        module: changed; vectors and what starts at zero stay as they are.
+        seed: fixes the weights; each tensor is drawn from (seed, its place among the sorted names) alone.
+    """
+    for place, (name, parameter) in enumerate(sorted(module.named_parameters())):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + place) % 2**63)
+        deviation = next((value for end, value in _DEVIATIONS.items() if f".{name}".endswith(f".{end}")), None)
+        if deviation is not None:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+        elif name.endswith(".weight") and parameter.ndim > 1:
+            even = 2 * torch.rand(parameter.shape, generator=generator) - 1
+            parameter.copy_(even / parameter[0].numel() ** 0.5)
 
 
 def add_rows(x: Tensor, table: Tensor, tokens: Tensor, *, per_voice: bool = False) -> Tensor:

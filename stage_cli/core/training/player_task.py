@@ -22,9 +22,10 @@ from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.players.drummers import Performance, read_drummers
 from stage_cli.core.players.generate import CONFIG_FILE, SCALE_SUFFIX, WEIGHTS_FILE
 from stage_cli.core.players.items import draw_item, stack
-from stage_cli.core.players.model import Player, PlayerInputs
-from stage_cli.core.players.store import StoredSong, compose_store, read_song
+from stage_cli.core.players.model import Player, PlayerInputs, draw_weights
+from stage_cli.core.players.store import StoredSong, read_song
 from stage_cli.core.training.card import public_config
+from stage_cli.core.training.player_songs import compose_store
 from stage_cli.core.training.settings import PlayerTrainConfig, TrainingConfig
 from stage_cli.core.training.task import ParameterGroup
 from stage_cli.core.training.toml import to_toml
@@ -143,9 +144,8 @@ class PlayerTask:
             )
         performances = read_drummers(Path(self.settings.drummers).expanduser()) if self.settings.drummers else []
         self.dataset = PlayerDataset(training, performances, self.settings, self.player, config.run.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.run.seed)
-            self.module: nn.Module = Player(self.player)
+        self.module: nn.Module = Player(self.player)
+        draw_weights(self.module, config.run.seed)
 
     @staticmethod
     def collate(items: Sequence[PlayerItem]) -> PlayerBatch:
