@@ -220,7 +220,7 @@ from stage_cli.core.evaluation import intervals, music
 """,
         LIBRARIES - {"soundfile"} | {"scipy", "beat_this"},
     ),
-    ("from stage_cli.core.codec import encodec", {"torch"}),
+    ("from stage_cli.core.weights import inspection", LIBRARIES | {"scipy"}),
 ]
 
 

@@ -91,7 +91,7 @@ def test_one_of_its_windows_settings_can_be_typed_alone(chosen: dict[str, float]
     model = StageModel.from_pretrained("bundled-drums", device="cpu", offline=True)
     for metronome in (False, True):
         own = model.config.sampling_for(metronome=metronome)
-        config = GenerationConfig.of_chosen(chosen).for_model(own, chosen)
+        config = GenerationConfig.from_options(chosen).for_model(own, chosen)
         ((name, value),) = chosen.items()
         assert getattr(config, name) == value
         assert getattr(config, other) == pytest.approx(min(own[other], 1 - value))

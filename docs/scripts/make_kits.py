@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the table in PROVENANCE
 """Make the kits and instruments of stage_cli/assets from a folder of CC0 one-shots.
 
     python docs/scripts/make_kits.py MATERIAL [--out stage_cli/assets] [--only acoustic]
@@ -153,6 +154,13 @@ KITS: dict[str, dict[str, Any]] = {
         "include": ["acoustic"],
         "room": {"seconds": 0.25, "size": 4.0, "brightness": 8000.0, "level": -4.0},
         "bus": {"threshold": -16.0, "ratio": 3.0},
+        "places": {
+            "kick": {"level": -10.5},
+            "closed_hat": {"level": -17.0},
+            "open_hat": {"level": -17.5},
+            "ride": {"level": -17.5},
+            "crash": {"level": -17.0},
+        },
         "sounds": {
             "kick": SoundPlan(sonic("bd_haus"), 0.4, crest=11),
             "snare": SoundPlan(sonic("sn_dub"), 0.4, low_cut=60, crest=12),
@@ -172,11 +180,12 @@ KITS: dict[str, dict[str, Any]] = {
         "title": "a drum machine of the eighties: a long low kick, ticking hats",
         "include": ["electronic"],
         "bus": {"threshold": -16.0, "ratio": 2.0},
+        "places": {"kick": {"level": -9.0}, "closed_hat": {"level": -17.0}, "open_hat": {"level": -17.5}},
         "sounds": {
             "kick": SoundPlan(sonic("bd_808"), 0.6, 0.25, crest=11),
             "snare": SoundPlan(sonic("sn_generic"), 0.4, low_cut=60, crest=12),
-            "closed_hat": SoundPlan(sonic("hat_tap"), 0.1, 0.04, 400, crest=11),
-            "pedal_hat": SoundPlan(sonic("hat_star"), 0.1, 0.04, 400, crest=11),
+            "closed_hat": SoundPlan(sonic("hat_star"), 0.1, 0.04, 400, crest=11),
+            "pedal_hat": SoundPlan(sonic("hat_bdu"), 0.1, 0.04, 400, crest=11),
             "open_hat": SoundPlan(sonic("hat_cats"), 0.36, 0.15, 400, crest=12),
         },
     },
@@ -223,7 +232,8 @@ INSTRUMENTS: dict[str, InstrumentPlan] = {
             "level": -12.0,
             "release": 0.07,
             "single": True,
-            "bus": {"threshold": -20.0, "ratio": 2.5, "release": 0.2},
+            "dynamics": 1.3,
+            "bus": {"threshold": -15.0, "ratio": 2.0, "release": 0.2, "makeup": 2.0},
         },
     ),
     "upright-bass": InstrumentPlan(
@@ -443,7 +453,7 @@ def load_mono(path: Path, semitones: float) -> np.ndarray:
 
 def play_synth(kit: str, key: str, velocity: str, take: str) -> np.ndarray:
     """Return a stroke of the project's own synthesizer, `[frames]` float32 at `RATE`."""
-    from stage_cli.core.data.band.rendering.synth.kits import build_hand_percussion, build_kit
+    from stage_cli.core.band.synth_drums import build_hand_percussion, build_kit
 
     song = np.random.default_rng(12)
     strokes = build_hand_percussion(song) if kit == "hand" else build_kit(kit, song)

@@ -20,7 +20,7 @@ from stage_cli.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
-    chosen_sampling,
+    given_sampling,
 )
 from stage_cli.core.data.config import CONTEXTS
 from stage_cli.core.evaluation.settings import CLIP_SECONDS, SPLITS, EvaluationConfig
@@ -102,7 +102,7 @@ def evaluate(
     """
     if out is None:
         raise UsageError("--out is missing", next_step="name a folder for the report: --out report")
-    drawn = chosen_sampling(
+    sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
     kind, folder = _context(context, has_data=bool(data))
@@ -127,8 +127,8 @@ def evaluate(
         kad_compatible=kad_compat,
         cocola=cocola,
         tracker=tracker,
-        generation=GenerationConfig.of_chosen(drawn, seed=seed),
-        chosen=tuple(drawn),
+        generation=GenerationConfig.from_options(sampling, seed=seed),
+        given=tuple(sampling),
         device=device,
         precision=precision,
         offline=offline,

@@ -23,7 +23,7 @@ from stage_cli.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
-    chosen_sampling,
+    given_sampling,
 )
 from stage_cli.cli.process import importing
 from stage_cli.core.generation.config import GenerationConfig
@@ -217,11 +217,11 @@ def generate(
 
     stage generate --context mix.wav --stem drums
     """
-    sampling = chosen_sampling(
+    sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
     seed = secrets.randbelow(2**31) if seed is None else seed
-    GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)  # what is not possible is told at once
+    GenerationConfig.from_options(sampling, seed=seed, variations=variations)  # what is not possible is told at once
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompany import AccompanySettings
     from stage_cli.core.contexts import FileContext

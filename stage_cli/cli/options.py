@@ -50,6 +50,6 @@ LookaheadOption = Annotated[
 ]
 
 
-def chosen_sampling(**options: float | None) -> dict[str, Any]:
+def given_sampling(**options: float | None) -> dict[str, Any]:
     """Return the options that were given: they go before the model's own defaults."""
     return {name: value for name, value in options.items() if value is not None}

@@ -392,7 +392,7 @@ def generation_for(
                 why=f"it is a player; what applies is: {', '.join(model.sampling_names)}",
                 next_step="leave it out",
             )
-    config = GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)
+    config = GenerationConfig.from_options(sampling, seed=seed, variations=variations)
     return config.for_model(model.sampling_for(metronome=context.is_metronome), tuple(sampling))
 
 

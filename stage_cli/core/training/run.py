@@ -102,7 +102,7 @@ def train(
         if processes.is_main and config.run.precision not in ("auto", processes.precision):
             text = "This processor has no arithmetic for {}, which would take it many times as long: {} instead."
             tell(Noted(text.format(config.run.precision, processes.precision)))
-        make = _player_parts if config.player is not None else _codec_parts if config.codec is not None else _stem_parts
+        make = _player_setup if config.player is not None else _codec_setup if config.codec is not None else _stem_setup
         parts = make(config, processes, tell, offline=offline)
         loop = Loop(
             config,
@@ -170,7 +170,7 @@ def _record(config: TrainingConfig, processes: Processes, stack: ExitStack, on_e
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Setup:
     """What the loop is given: what is trained, how it is validated, and what is written beside the result."""
 
     task: Task
@@ -178,16 +178,16 @@ class _Parts:
     describe: Describe
 
 
-def _stem_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+def _stem_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
     task = StemTask(config, build_model(config, offline=offline))
     task.place(processes.device)
     told = (lambda done, total: tell(Preparing(done, total))) if processes.is_main else None
     task.prepare_tokens(process=processes.number, processes=processes.count, on_progress=told)
     processes.wait()
-    return _Parts(task, _validator(config, task, processes), _describer(config, task))
+    return _Setup(task, _validator(config, task, processes), _describer(config, task))
 
 
-def _codec_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+def _codec_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
     del tell, offline  # a codec starts from scratch, and its audio is read while it learns
     if processes.count > 1:
         raise UsageError(
@@ -198,15 +198,15 @@ def _codec_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *,
     task = CodecTask(config)
     validate = CodecValidator(config, task, processes.device) if config.validate.every else None
     data = DataSummary.of(config, task.training_songs, task.validation_songs)
-    return _Parts(task, validate, partial(write_codec_card, config, data))
+    return _Setup(task, validate, partial(write_codec_card, config, data))
 
 
-def _player_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+def _player_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
     del offline  # a player starts from scratch
     processes.only_main(partial(prepare_songs, config, lambda done, total: tell(Preparing(done, total))))
     task = PlayerTask(config)
     validate = PlayerValidator(config, task, processes.device, processes.autocast) if config.validate.every else None
-    return _Parts(task, validate, partial(write_player_card, config, task))
+    return _Setup(task, validate, partial(write_player_card, config, task))
 
 
 def _validator(config: TrainingConfig, task: StemTask, processes: Processes) -> Validator | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
-from stage_cli.core.weights.checkpoint import read_own_config
 from stage_cli.core.weights.hub import (
     ASSETS,
     BUNDLED_PREFIX,
@@ -18,6 +17,9 @@ from stage_cli.core.weights.hub import (
     cached_model,
     hub_repository,
     local_models,
+)
+from stage_cli.core.weights.own_config import (
+    read_own_config,
 )
 from stage_cli.errors import StageError
 
