@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, values
+from stage_cli.cli.help import choice, complete_model, complete_stem
 from stage_cli.cli.options import (
     AdvanceOption,
     DeviceOption,
@@ -27,6 +30,7 @@ from stage_cli.cli.options import (
 )
 from stage_cli.cli.process import importing
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from stage_cli.core.stem_files import NamedContext, StemFile, StemRequest, Stream, WrittenStems
 
 STDOUT = Path("-")
+_STDIN = (Path("-"), Path("/dev/stdin"))
 
 
 def goes_to_stdout(
@@ -151,15 +156,23 @@ _ANY_RATE = 48_000  # Hz: a context is looked at before the model's rate is know
 
 
 def generate(
+    typed: typer.Context,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[CONTEXT]…", help="More contexts.")] = None,
     context: Annotated[
         list[Path] | None,
         typer.Option("--context", "-c", help="Audio file to accompany, or a folder of them; may be repeated."),
     ] = None,
-    stem: Annotated[str, typer.Option("--stem", "-s", help="Stem to write: drums, bass, guitar, piano, …")] = "",
+    stem: Annotated[
+        str, typer.Option("--stem", "-s", help=f"Stem to write: {', '.join(STEMS)}.", autocompletion=complete_stem)
+    ] = "",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`; the bundled one."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Directory, Hub id, or a name of `stage models list`; the bundled one.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help='Text, such as "Genre: Rock. Mood: happy."')
@@ -176,17 +189,41 @@ def generate(
         _DEFAULTS.variations
     ),
     seed: Annotated[int | None, typer.Option("--seed", help="Fixes the result; random if left out.")] = None,
-    start: Annotated[float, typer.Option("--start", help="Seconds of the context to skip.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", help="Seconds to write; all if left out.")] = None,
+    start: Annotated[
+        float,
+        typer.Option("--start", metavar="TIME", parser=values.seconds("--start"), help="Of the context, to skip."),
+    ] = 0.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="TIME",
+            parser=values.seconds("--duration"),
+            help="How long the stem is: 90, 1:30 or 1m30s; as the context if left out.",
+        ),
+    ] = None,
     continuation: Annotated[
         Path | None,
         typer.Option("--continue", help="Audio of the stem's beginning, to go on from."),
     ] = None,
-    bpm: Annotated[float | None, typer.Option("--bpm", help="No context but a tempo: clicks.")] = None,
-    beats_per_bar: Annotated[int | None, typer.Option("--beats-per-bar", help="With --bpm (4 if left out).")] = None,
+    bpm: Annotated[
+        float | None,
+        typer.Option("--bpm", metavar="BPM", parser=values.tempo("--bpm"), help="No context but a tempo: clicks."),
+    ] = None,
+    beats_per_bar: Annotated[
+        int | None,
+        typer.Option(
+            "--beats-per-bar",
+            metavar="BEATS",
+            parser=values.beats_per_bar("--beats-per-bar"),
+            help="With --bpm: 3, or 6/8 for 6 clicks a bar (4 if left out).",
+        ),
+    ] = None,
     offset: Annotated[
         float | None,
-        typer.Option("--offset", help="With --bpm: seconds of the first beat."),
+        typer.Option(
+            "--offset", metavar="TIME", parser=values.seconds("--offset"), help="With --bpm: when the first beat is."
+        ),
     ] = None,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
@@ -209,14 +246,13 @@ def generate(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
-    format: Annotated[str | None, typer.Option("--format", help="wav or flac (24 bit).")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="wav or flac (24 bit).", autocompletion=choice(("wav", "flac")))
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a stem that fits a mix, or a tempo, on the beat and exactly as long; a player's with its notes as MIDI.
-
-    stage generate --context mix.wav --stem drums
-    """
+    """Write a stem that fits a mix, or a tempo, on the beat and exactly as long."""
     sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
@@ -230,7 +266,11 @@ def generate(
 
     if not stem:
         raise UsageError("--stem is missing", next_step="say which stem to write, for example: --stem drums")
-    contexts = _contexts([*(context or []), *(more or [])], start, duration, bpm, beats_per_bar, offset)
+    values.check_quotes(stem, more or [])
+    paths = [*(context or []), *(more or [])]
+    if any(path in _STDIN for path in paths):
+        paths = _spooled(typed, paths, is_named=output is not None or stream is not None)
+    contexts = _contexts(paths, start, duration, bpm, beats_per_bar, offset)
     if continuation is not None and len(contexts) > 1:
         raise UsageError("--continue goes with one context")
     settings = AccompanySettings(
@@ -281,6 +321,25 @@ def generate(
         failures += _write(loaded, name, requests, settings, _stream(mix) if to_stdout else None, json=json)
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
+
+
+def _spooled(typed: typer.Context, paths: list[Path], *, is_named: bool) -> list[Path]:
+    """Write stdin to a file that the end of the command removes: a context is read more than once."""
+    if sum(path in _STDIN for path in paths) > 1:
+        raise UsageError("stdin is one context", next_step="name it once")
+    if not is_named:
+        raise UsageError(
+            "A context from stdin has no name for its stem", next_step="say where to write: --output drums.wav"
+        )
+    if sys.stdin.isatty():
+        raise UsageError(
+            "stdin is a terminal, not audio", next_step="send a file to it: stage generate -c - … < mix.wav"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="stage-"))
+    typed.call_on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
+    with (folder / "stdin.wav").open("wb") as file:  # libsndfile looks at what is in it, not at its name
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [folder / "stdin.wav" if path in _STDIN else path for path in paths]
 
 
 def _contexts(
@@ -501,6 +560,8 @@ def _write(
             if json:
                 console.print_json(stem_as_json(request, result, stem, name))
             rows.append(table_row(result, stem))
+            if stem.mix_path is not None:
+                rows.append((str(stem.mix_path), f"{stem.seconds:.2f}", "–", "–", str(stem.seed), "–"))
         for note in notes_on(result):
             console.print_note(note)
     if rows and not json:

@@ -65,8 +65,6 @@ def prepare_data(
     """Mix each song's drums into one file, and write its beats, key, stems and levels to features.json.
 
     Run it again after a stop or a change: only what is missing or has changed is done.
-
-    stage prepare-data ~/moisesdb
     """
     settings = PrepareSettings(beats=beats, tags=tags, output=output, check=check)
     part = WHOLE_SET if shard is None else Shard.parse(shard)

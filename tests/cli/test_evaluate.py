@@ -86,7 +86,7 @@ def test_files_of_any_system(stage: Stage, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((), r"--out is missing"),
+        ((), r"--output is missing"),
         (("--out", "r"), r"nothing to evaluate on"),
         (("--out", "r", "--data", "songs"), r"nothing to evaluate.*--model"),
         (("--out", "r", "--data", "songs", "--context", "metro"), r"--context cannot be 'metro'.*mix, metronome, both"),

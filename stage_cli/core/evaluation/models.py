@@ -27,14 +27,9 @@ from stage_cli.core.machine import resident_peak
 from stage_cli.core.model import StageModel, runtime_for
 from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
-from stage_cli.core.weights.checkpoint import (
-    load_codec,
-    plan_directory,
-)
+from stage_cli.core.weights.checkpoint import load_codec, plan_directory
 from stage_cli.core.weights.hub import resolve
-from stage_cli.core.weights.own_config import (
-    shared_codec,
-)
+from stage_cli.core.weights.own_format import shared_codec
 from stage_cli.errors import UsageError, WeightsError
 
 _RESET = Path("/proc/self/clear_refs")

@@ -39,7 +39,8 @@ class EvaluationConfig:
         data: folders of prepared songs.
         context: "mix", "metronome" or "both", of prepared songs.
         chunks: clips of each song.
-        songs: at most, the last by name; None is 24, as published, and of the split "all" all.
+        songs: at most, the last by name; None is 24, as published, and of the split "all" all. Of the
+            metronome set: so many tempi, spread evenly.
         seconds: length of the clips; None is 10 s, and the whole of each file in a folder of contexts.
         split: which songs: "last" by name, the training's "fraction", or "all".
         validation_file: a text file of song ids, instead of a split.
@@ -161,6 +162,8 @@ class EvaluationConfig:
             split = self.split if self.validation_file is None else str(self.validation_file.resolve())
             kept |= {"data": folders, "context": self.context, "chunks": self.chunks, "songs": self.most_songs}
             kept |= {"split": split}
+        if self.source == "metronome-set" and self.songs is not None:
+            kept |= {"songs": self.songs}
         if self.context_folder is not None:
             kept |= {"context": str(self.context_folder.resolve())}
             kept |= {"reference": None if self.reference is None else str(self.reference.resolve())}

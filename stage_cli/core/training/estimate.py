@@ -21,9 +21,7 @@ from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_
 from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.training.settings import LoraConfig, RunConfig, TrainingConfig
 from stage_cli.core.weights.hub import CATALOG
-from stage_cli.core.weights.own_config import (
-    read_own_config,
-)
+from stage_cli.core.weights.own_format import read_own_config
 from stage_cli.errors import HubError, UsageError
 
 if TYPE_CHECKING:

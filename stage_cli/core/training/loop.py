@@ -208,6 +208,7 @@ def _to_blame(
     return tuple(name for _, names, _ in sorted(bad) for name in names)
 
 
+ITEMS = "number of items"
 CHECKPOINTS_FOLDER = "checkpoints"
 _ITEMS_SHOWN = 8
 
@@ -271,7 +272,7 @@ class Loop:
             task=task,
             processes=processes,
             snapshot=Snapshot(
-                task.module, self._optimizers, average, processes, {**identity, "number of items": self._order.items}
+                task.module, self._optimizers, average, processes, {**identity, ITEMS: self._order.items}
             ),
             checkpoints=Checkpoints(config.directory / CHECKPOINTS_FOLDER, train.keep_last),
             progress=self._progress,

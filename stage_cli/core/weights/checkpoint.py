@@ -35,7 +35,7 @@ from stage_cli.core.weights.formats import (
     same,
 )
 from stage_cli.core.weights.hub import HUB_ID, fetch_model, resolve
-from stage_cli.core.weights.own_config import CODEC_TYPE, read_codec_config, read_own_config, shared_codec
+from stage_cli.core.weights.own_format import CODEC_TYPE, read_codec_config, read_own_config, shared_codec
 from stage_cli.core.weights.tensors import PickleFile, Shape, TensorFile, open_checkpoint
 from stage_cli.errors import WeightsError
 

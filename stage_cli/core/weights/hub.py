@@ -208,10 +208,20 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
         return _model_of_run(own)
     if (bundled := bundled_directory(name) or player_directory(name)) is not None:
         return bundled
+    if _is_mistyped_path(name):
+        raise UsageError(f"There is no folder {name}", next_step="check the name, or see `stage models list`")
     match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
     return fetch_model(match["repository"], match["revision"], offline=offline, network=network)
+
+
+def _is_mistyped_path(name: str) -> bool:
+    """Whether a name that is no directory was meant as one: it looks like a path, or its first folder is here."""
+    if name in {entry.repository for entry in CATALOG}:
+        return False
+    parts = Path(name).parts
+    return len(parts) > 1 and (name.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir())
 
 
 def hub_repository(name: str) -> str | None:

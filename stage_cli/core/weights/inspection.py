@@ -18,9 +18,7 @@ from stage_cli.core.weights.hub import (
     hub_repository,
     local_models,
 )
-from stage_cli.core.weights.own_config import (
-    read_own_config,
-)
+from stage_cli.core.weights.own_format import read_own_config
 from stage_cli.errors import StageError
 
 _BUNDLED = "comes with stage-cli: small, trained on synthetic songs"

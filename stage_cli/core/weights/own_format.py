@@ -1,7 +1,7 @@
-"""The `config.json` of models and codecs of our own.
+"""The `config.json` of a model, or of a codec, in our own format. Imports no torch, so that showing a model is quick.
 
-Models that were trained on one codec can share its file: their config then names the codec's directory, beside the
-model's or inside it, instead of its sizes. Imports no torch, so that listing models is quick.
+Models that were trained on one codec can share its file: their config then names the codec's directory instead of its
+sizes.
 """
 
 from __future__ import annotations
