@@ -419,9 +419,9 @@ _GROOVE: tuple[Note, ...] = tuple(
     Note(place * _EIGHTH, 0.1, pitch_of(voice), velocity)
     for place in range(8)
     for voice, velocity, places in (
-        ("closed_hat", 70, range(8)),
-        ("kick", 95, (0, 4, 5)),
-        ("snare", 100, (2, 6)),
+        ("closed_hat", 75, range(8)),
+        ("kick", 102, (0, 4, 5)),
+        ("snare", 107, (2, 6)),
     )
     if place in places
 )
