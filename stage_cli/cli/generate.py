@@ -147,7 +147,7 @@ def stem_as_json(request: StemRequest, result: WrittenStems, stem: StemFile, mod
         **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(stem).items()},
         "compute_seconds": result.compute_seconds,
         "speed": _speed(result),
-        "notes": notes_on(result),
+        "notes": [console.as_typed(note) for note in notes_on(result)],
     }
 
 

@@ -82,9 +82,12 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
         "licence": config.licence,
         "base": adapter.base if adapter else config.base,
         "path": str(directory),
-        "missing_offline": missing_offline(config, directory)
-        if adapter is None
-        else adapter_missing_offline(adapter, directory),
+        "missing_offline": [
+            console.as_typed(text)
+            for text in (
+                missing_offline(config, directory) if adapter is None else adapter_missing_offline(adapter, directory)
+            )
+        ],
     }
     if adapter is not None:
         facts |= {

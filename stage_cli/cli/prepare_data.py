@@ -254,7 +254,9 @@ def _as_json(result: PreparedSong, known_error: str) -> dict[str, Any]:
         "compute_seconds": result.compute_seconds,
     }
     if result.error is not None:
-        return {**facts, "error": result.error.what, "why": result.error.why, "next": result.error.next_step}
+        error = result.error
+        told = {"error": error.what, "why": error.why, "next": error.next_step}
+        return facts | {name: console.as_typed(text) for name, text in told.items()}
     if result.features is not None:
         rhythm, key = result.features.rhythm, result.features.key
         facts |= {

@@ -198,7 +198,7 @@ def test_out_of_memory(
     command = ("generate", write_music(), "--stem", "drums", "--model", tiny_model_dir)
     match = (
         r"Out of memory on cpu.*weights alone need: float32 [\d.]+ GB, .*int8 [\d.]+ GB.*"
-        "try --precision int8 --device cpu, or a smaller --model, or fewer --variations"
+        "try --precision int8 on --device cpu, or a smaller --model, or fewer --variations"
     )
     refused(*command, code=1, match=match)
 

@@ -194,7 +194,7 @@ def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Pat
     write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
     write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
     (tmp_path / "midi" / "text.mid").write_text("not MIDI")
-    options = ["--songs", 6, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    options = ["--songs", 10, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
     learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
     outcome = stage("demo-data", "songs", *options, *learned, "--json")
     assert outcome.code == 0
