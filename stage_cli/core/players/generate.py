@@ -108,7 +108,7 @@ class Performance:
 
     Attributes:
         notes: by onset.
-        grid: that was played to.
+        grid: that was found or given; not played to where its confidence is below `UNSURE`.
         bpm: of it; 0 without one.
         beats_per_bar: of most bars; 0 where unknown.
         confidence: 0 to 1, how clearly the beats were heard; 1 where they were given.
@@ -181,7 +181,7 @@ class Player:
         """
         hearing = self.listen([audio], sample_rate)
         found = self.grid_of(hearing, bpm=bpm) if grid is None else given_grid(grid)
-        notes = tuple(self.notes(hearing, found.grid, seed=seed, settings=settings, known=known))
+        notes = tuple(self.notes(hearing, found.trusted, seed=seed, settings=settings, known=known))
         return Performance(notes, found.grid, found.bpm, found.beats_per_bar, found.confidence)
 
     def listen(self, blocks: Iterable[Array], sample_rate: int) -> Hearing:

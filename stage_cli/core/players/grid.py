@@ -16,9 +16,15 @@ from stage_cli.core.music.beats import BeatGrid
 
 SLOWEST, FASTEST = 30.0, 240.0
 """bpm."""
+UNSURE = 0.3
+"""Confidence below which a grid that was found is not played to."""
+_USUAL_BEATS = 20
 _RATE = 100  # frames a second of the programme
 _INTERVALS = 84
 _TEMPO_CHANGE = 40.0  # nats that a change of tempo by 100 % costs
+_STEADY = 20.0  # likewise, where the tempo is known to within 3 %
+_CANDIDATES = 5
+_MARGIN = 0.15  # nats a beat by which a free tempo must be better than a steady one
 _NEAR = 3  # intervals to either side that may follow
 _BASE, _LEAST = 2.5, 0.15  # of the mean activation: what a beat must exceed to be worth something; of that: the least
 _CERTAIN = 1e-3  # activations are kept this far from 0 and 1
@@ -38,13 +44,18 @@ class FoundGrid:
         grid: times in seconds.
         bpm: of the median interval; 0 without beats.
         beats_per_bar: of most bars; 0 without downbeats.
-        confidence: 0 to 1, how much clearer the ears hear beats on the grid than beside it.
+        confidence: 0 to 1, how much clearer the ears hear beats on the grid than beside it, in how many beats.
     """
 
     grid: BeatGrid
     bpm: float
     beats_per_bar: int
     confidence: float
+
+    @property
+    def trusted(self) -> BeatGrid:
+        """The grid to play to: no beats at all where it may be anywhere, for the ears then do better alone."""
+        return self.grid if self.confidence >= UNSURE else BeatGrid((), ())
 
 
 def find_grid(activations: np.ndarray, frame_rate: int, seconds: float, *, bpm: float | None = None) -> FoundGrid:
@@ -54,7 +65,7 @@ def find_grid(activations: np.ndarray, frame_rate: int, seconds: float, *, bpm: 
         activations: `[frames, 2]`, probability of a beat and of a downbeat near each frame.
         frame_rate: frames a second.
         seconds: length of the song; beats lie before its end.
-        bpm: of the song, where it is known: the tempo stays within 2 % of it.
+        bpm: of the song, where it is known: the tempo stays within 3 % of it.
     """
     frames = len(activations)
     if frames < frame_rate:
@@ -62,29 +73,67 @@ def find_grid(activations: np.ndarray, frame_rate: int, seconds: float, *, bpm: 
     times = np.arange(round(frames / frame_rate * _RATE)) / _RATE
     fine = np.stack([np.interp(times, np.arange(frames) / frame_rate, activations[:, n]) for n in range(2)], axis=1)
     fine = np.clip(fine, _CERTAIN, 1 - _CERTAIN)
-    rough = _path(fine[:, 0], bpm) / _RATE
+    rough = _best_path(fine[:, 0], bpm) / _RATE
     if len(rough) < 3:
         return FoundGrid(BeatGrid((), ()), 0.0, 0, 0.0)
     beats = _refined(rough, fine[:, 0])
     beats = _to_the_ends(beats, seconds)
     heard = np.interp(beats, times, fine[:, 0])
     between = np.interp((beats[1:] + beats[:-1]) / 2, times, fine[:, 0])
-    confidence = float(np.clip(heard.mean() - between.mean(), 0, 1))
+    # Half as sure of a few beats, twice as sure of many that agree.
+    sureness = float(np.clip(np.sqrt(len(beats) / _USUAL_BEATS), 0.5, 2))
+    confidence = float(np.clip(sureness * (heard.mean() - between.mean()), 0, 1))
     near = np.rint(beats * _RATE).astype(np.int64)[:, None] + np.arange(-3, 4)
     bar, downbeats = _bars(beats, fine[near.clip(0, len(fine) - 1), 1].max(axis=1))
     grid = BeatGrid(tuple(map(float, beats)), tuple(map(float, downbeats)))
     return FoundGrid(grid, 60 / float(np.median(np.diff(beats))), bar, confidence)
 
 
-def _path(heard: np.ndarray, bpm: float | None) -> np.ndarray:
-    """Return the frames of the best path's beats."""
-    low, high = (SLOWEST, FASTEST) if bpm is None else (bpm / 1.02, bpm * 1.02)
+def _best_path(heard: np.ndarray, bpm: float | None) -> np.ndarray:
+    """Return the frames of the best path's beats: at a steady tempo, unless a free one is much better."""
+    if bpm is not None:
+        return _path(heard, bpm)[0]
+    free, most = _path(heard, None)
+    steady = [
+        (path, score + len(path) * _preference(tempo))
+        for tempo in _tempi(heard)
+        for path, score in [_path(heard, tempo)]
+    ]
+    best, score = max(steady, key=lambda found: found[1], default=(free, most))
+    return free if most > score + _MARGIN * len(free) else best
+
+
+def _tempi(heard: np.ndarray) -> list[float]:
+    """Return the tempi (bpm) that the song most probably has, from the spectra of what is heard, 20 s at a time."""
+    length = min(len(heard), 20 * _RATE)
+    tempi = np.geomspace(40, 230, 700)
+    turns = np.exp(-2j * np.pi * np.outer(np.arange(length) / _RATE, tempi / 60))
+    change = np.log(np.maximum(heard, _CERTAIN))
+    starts = range(0, len(heard) - length + 1, max(1, length // 2))
+    power = np.zeros(len(tempi))
+    for start in starts:
+        part = change[start : start + length]
+        power += np.abs((part - part.mean()) * np.hanning(length) @ turns)
+    power *= np.exp(np.array([_preference(tempo) for tempo in tempi]))
+    peaks = [n for n in range(1, len(tempi) - 1) if power[n] >= max(power[n - 1], power[n + 1])]
+    return [float(tempi[n]) for n in sorted(peaks, key=lambda n: -power[n])[:_CANDIDATES]]
+
+
+def _preference(bpm: float) -> float:
+    return -_PREFERENCE * min((np.log2(bpm / _USUAL_BPM) / _OCTAVES) ** 2, 4.0)
+
+
+def _path(heard: np.ndarray, bpm: float | None) -> tuple[np.ndarray, float]:
+    """Return the frames of the best path's beats, and its worth."""
+    low, high = (SLOWEST, FASTEST) if bpm is None else (bpm / 1.03, bpm * 1.03)
     intervals = np.unique(np.rint(np.geomspace(60 * _RATE / high, 60 * _RATE / low, _INTERVALS)).astype(np.int64))
     count, frames, longest = len(intervals), len(heard), int(intervals[-1])
     # From each interval to itself and the three on either side: more than 10 % from beat to beat is no tempo.
     near = np.arange(count)[:, None] + np.arange(-_NEAR, _NEAR + 1)
     ratio = np.log(intervals[near.clip(0, count - 1)] / intervals[:, None])
-    change = np.where((near >= 0) & (near < count), -_TEMPO_CHANGE * np.abs(ratio), -np.inf)
+    change = np.where(
+        (near >= 0) & (near < count), -(_TEMPO_CHANGE if bpm is None else _STEADY) * np.abs(ratio), -np.inf
+    )
     near = near.clip(0, count - 1)
     usual = np.log2(60 * _RATE / intervals / _USUAL_BPM) / _OCTAVES
     preference = -_PREFERENCE * np.minimum(usual**2, 4.0) if bpm is None else np.zeros(count)
@@ -116,7 +165,7 @@ def _path(heard: np.ndarray, bpm: float | None) -> np.ndarray:
     while came[frame, column] >= 0:
         frame, column = frame - int(intervals[column]), int(came[frame, column])
         path.append(frame)
-    return np.array(path[::-1])
+    return np.array(path[::-1]), float(ending.max())
 
 
 def _refined(rough: np.ndarray, heard: np.ndarray) -> np.ndarray:
