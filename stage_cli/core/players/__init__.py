@@ -1,1 +1,1 @@
-"""Players: models that write notes, and the instruments that play them."""
+"""Players: models that write notes, what they listen with, and the instruments that play them."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stage_cli.core.codec.config import AnyCodecConfig, CodecConfig
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_config
+from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.training.settings import LoraConfig, RunConfig, TrainingConfig
 from stage_cli.core.weights.hub import CATALOG
 from stage_cli.core.weights.own_format import read_own_config
@@ -292,13 +293,17 @@ def estimate(config: TrainingConfig, *, processes: int = 1) -> Estimate:
     """
     config.train.accumulation(processes)
     notes: list[str] = []
-    data = _count_data(config)
-    model, directory = (None, None) if config.codec is not None else _model(config, notes)
+    data = _count_data(config) if config.player is None else _count_stored_songs(config)
+    has_model = config.codec is None and config.player is None
+    model, directory = _model(config, notes) if has_model else (None, None)
     parts: tuple[MemoryPart, ...] = ()
     memory: tuple[MemoryShare, ...] = ()
     if config.codec is not None:
         parts = _count_codec(config.codec.shape)
         notes.append("the memory of a codec's training is not estimated")
+    elif config.player is not None:
+        parts = _count_player(config.player.sizes)
+        notes.append("the memory of a player's training is not estimated")
     elif model is not None:
         config.train.loss_weights(model.lm.codebooks)
         parts, counts = _count_parameters(config, model, _count_text_encoder(model, directory, notes))
@@ -336,6 +341,34 @@ def _count_data(config: TrainingConfig) -> DataCounts:
         items=items(split.training),
         validation_items=min(validated, config.validate.most_items),
     )
+
+
+def _count_stored_songs(config: TrainingConfig) -> DataCounts:
+    """Count a player's songs as they will be: those that are composed first, and those that are there."""
+    from stage_cli.core.training.player_task import ITEMS_PER_SONG
+
+    there = sum(1 for root in config.data.root for _ in Path(root).expanduser().glob("*.npz"))
+    wanted = 0 if config.player is None else config.player.songs
+    songs = max(there, wanted)
+    held = 0 if config.data.split == "none" else round(songs * config.data.validation_fraction)
+    return DataCounts(
+        training_songs=songs - held,
+        validation_songs=held,
+        left_out=0,
+        items=max(1, ITEMS_PER_SONG * (songs - held)),
+        validation_items=min(held * config.validate.items_per_song, config.validate.most_items),
+    )
+
+
+def _count_player(sizes: PlayerConfig) -> tuple[MemoryPart, ...]:
+    import torch
+
+    from stage_cli.core.players.model import Player
+
+    with torch.device("meta"):
+        player = Player(sizes)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in player.named_children()}
+    return tuple(MemoryPart(name, count, count) for name, count in counts.items())
 
 
 def _model(config: TrainingConfig, notes: list[str]) -> tuple[StageConfig | None, Path | None]:

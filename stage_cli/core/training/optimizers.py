@@ -31,15 +31,18 @@ from stage_cli.core.training.task import ParameterGroup
 def learning_rate_share(config: TrainConfig, step: int) -> float:
     """Return the share of the peak learning rate that a step, counted from 1, is made with.
 
-    It grows linearly and reaches 1 at step `warmup_steps`; then it stays, or falls along a half cosine to
-    `final_learning_rate` at the last step.
+    It grows linearly and reaches 1 at step `warmup_steps`; then it stays, or falls along a half cosine, or stays until
+    half of the steps are done and falls evenly, to `final_learning_rate` at the last step.
     """
     if step < config.warmup_steps:
         return step / config.warmup_steps
     if config.schedule == "constant" or config.steps == config.warmup_steps:
         return 1.0
     done = min(1.0, (step - config.warmup_steps) / (config.steps - config.warmup_steps))
-    falling = 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "late":
+        falling = min(1.0, 2 * (config.steps - step) / config.steps)
+    else:
+        falling = 0.5 * (1 + math.cos(math.pi * done))
     return config.final_learning_rate + (1 - config.final_learning_rate) * falling
 
 

@@ -20,6 +20,7 @@ from stage_cli.core.training.events import Event, Noted, OnEvent, Preparing, ign
 from stage_cli.core.training.loader import deterministic_algorithms
 from stage_cli.core.training.loop import CHECKPOINTS_FOLDER, ITEMS, Loop
 from stage_cli.core.training.milestones import MODEL_FOLDER, Describe, Validate
+from stage_cli.core.training.player_task import PlayerTask, PlayerValidator, prepare_songs, write_player_card
 from stage_cli.core.training.record import Record
 from stage_cli.core.training.settings import TrainingConfig
 from stage_cli.core.training.stem_task import StemTask
@@ -31,8 +32,19 @@ from stage_cli.errors import StageError, UsageError
 CONFIG_FILE = "config.toml"
 
 # Keys that may differ when a run is resumed: they change how fast, where and how long it goes, not what it is.
-_FREE = frozenset({"model.checkpointing", "model.licence", "data.root", "data.workers", "data.cache_directory"})
-_FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape")
+_FREE = frozenset(
+    {
+        "model.checkpointing",
+        "model.licence",
+        "player.licence",
+        "player.credit",
+        "player.drummers",
+        "data.root",
+        "data.workers",
+        "data.cache_directory",
+    }
+)
+_FIXED_TABLES = ("model", "model.lm", "data", "lora", "codec", "codec.shape", "player", "player.items", "player.sizes")
 _FIXED_KEYS = (("run", "seed"), ("train", "batch_size"), ("train", "optimizer"))
 
 
@@ -90,7 +102,7 @@ def train(
         if processes.is_main and config.run.precision not in ("auto", processes.precision):
             text = "This processor has no arithmetic for {}, which would take it many times as long: {} instead."
             tell(Noted(text.format(config.run.precision, processes.precision)))
-        make = _stem_setup if config.codec is None else _codec_setup
+        make = _player_setup if config.player is not None else _codec_setup if config.codec is not None else _stem_setup
         parts = make(config, processes, tell, offline=offline)
         loop = Loop(
             config,
@@ -202,6 +214,14 @@ def _codec_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *,
     validate = CodecValidator(config, task, processes.device) if config.validate.every else None
     data = DataSummary.of(config, task.training_songs, task.validation_songs)
     return _Setup(task, validate, partial(write_codec_card, config, data))
+
+
+def _player_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
+    del offline  # a player starts from scratch
+    processes.only_main(partial(prepare_songs, config, lambda done, total: tell(Preparing(done, total))))
+    task = PlayerTask(config)
+    validate = PlayerValidator(config, task, processes.device, processes.autocast) if config.validate.every else None
+    return _Setup(task, validate, partial(write_player_card, config, task))
 
 
 def _tell_of_few_songs(config: TrainingConfig, task: StemTask | CodecTask, tell: OnEvent) -> None:

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from stage_cli.core.band.settings import SOUNDS
 from stage_cli.core.codec.config import AnyCodecConfig, SpectralConfig, codec_config_from_dict
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.lm.config import LanguageModelConfig
+from stage_cli.core.players.config import ItemSettings, PlayerConfig
 from stage_cli.errors import UsageError, WeightsError
 
 MOST = 2**62
@@ -99,7 +101,7 @@ def printable(text: object) -> str:
 
 
 OPTIMIZERS: tuple[str, ...] = ("adamw", "muon")
-SCHEDULES: tuple[str, ...] = ("constant", "cosine")
+SCHEDULES: tuple[str, ...] = ("constant", "cosine", "late")
 CLIPS: tuple[str, ...] = ("value", "norm", "none")
 TRAINABLES: tuple[str, ...] = ("all",)
 
@@ -118,9 +120,10 @@ class TrainConfig:
         epsilon: of AdamW.
         optimizer: "adamw", or "muon" for matrices that map hidden states to hidden states, with AdamW for the rest.
         muon_learning_rate: peak of Muon's.
-        schedule: the learning rate stays ("constant") or falls along a half cosine ("cosine").
+        schedule: the learning rate stays ("constant"), falls along a half cosine ("cosine"), or stays until half of the
+            steps are done and then falls evenly ("late").
         warmup_steps: over which it first grows from zero.
-        final_learning_rate: share of the peak at which "cosine" ends.
+        final_learning_rate: share of the peak at which "cosine" and "late" end.
         clip: gradients by "value" each, by the "norm" of all, or "none".
         clip_at: the largest value, or norm.
         codebook_weights: share of each codebook in the loss, scaled to sum to one; empty is even.
@@ -476,6 +479,49 @@ class CodecTrainConfig:
         check_text("codec.licence", self.licence)
 
 
+@dataclass(frozen=True)
+class PlayerTrainConfig:
+    """What a player learns from: the `[player]` table. Its songs are composed into `data.root` before the first step.
+
+    Attributes:
+        songs: of the set that is composed; 0 takes what is there.
+        song_seconds: of each.
+        seed: of the set.
+        sounds: as `stage demo-data --sounds`.
+        drummers: a folder of drum performances in Groove MIDI's layout; "" is none.
+        invented: share of the songs without a human drummer that are kept.
+        items: how items are drawn; the table `[player.items]`.
+        sizes: of the player; the table `[player.sizes]`.
+        licence: of the result.
+        credit: whom the result's card names for the performances.
+
+    Raises:
+        UsageError: a value is not allowed; the error names its key.
+    """
+
+    songs: int = 1000
+    song_seconds: float = 24.0
+    seed: int = 0
+    sounds: str = "auto"
+    drummers: str = ""
+    invented: float = 1.0
+    items: ItemSettings = field(default_factory=ItemSettings)
+    sizes: PlayerConfig = field(default_factory=PlayerConfig)
+    licence: str = "unknown"
+    credit: str = ""
+
+    def __post_init__(self) -> None:
+        check_whole("player.songs", self.songs, 0, 1_000_000)
+        check_number("player.song_seconds", self.song_seconds, 12, 600)
+        check_whole("player.seed", self.seed, 0, 2**32 - 1)
+        check_choice("player.sounds", self.sounds, SOUNDS)
+        check_number("player.invented", self.invented, 0, 1)
+        for key in ("drummers", "licence", "credit"):
+            check_text(f"player.{key}", getattr(self, key))
+        for key, value in vars(self.items).items():
+            check_number(f"player.items.{key}", value, 0, {"speed": 0.7, "gain": 30.0}.get(key, 1.0))
+
+
 def read_shape(values: Mapping[str, Any]) -> AnyCodecConfig:
     """Read the table `[codec.shape]`.
 
@@ -602,6 +648,7 @@ class TrainingConfig:
         train: steps, optimizer, loss.
         lora: train an adapter instead of the whole model; None is the whole model.
         codec: train a codec, not a language model; None is a language model.
+        player: train a player, which writes notes; None is a language model.
         validate: when, and on what.
         log: what is written meanwhile.
 
@@ -617,12 +664,15 @@ class TrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig | None = None
     codec: CodecTrainConfig | None = None
+    player: PlayerTrainConfig | None = None
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if self.codec is not None:
             self._check_codec(self.codec)
+        if self.player is not None:
+            self._check_player()
         if self.loading.tokens == "cache" and self.data.augments:
             changes = "speed" if self.data.speed_probability else "pitch"
             raise contradiction(
@@ -660,6 +710,25 @@ class TrainingConfig:
                 f"data.chunk_seconds = {self.data.chunk_seconds:g}",
                 why="the items would be longer than the model's window",
                 next_step="make model.window_seconds at least data.chunk_seconds",
+            )
+
+    def _check_player(self) -> None:
+        for present, other in (
+            (not self.model.absent, "the table [model]"),
+            (self.codec is not None, "the table [codec]"),
+            (self.lora is not None, "the table [lora]"),
+            (self.loading.tokens == "cache", 'data.tokens = "cache"'),
+        ):
+            if present:
+                raise contradiction(
+                    "the table [player]",
+                    other,
+                    why="a player writes notes: it has no tokens of audio",
+                    next_step="leave one of them out",
+                )
+        if self.data.stem != "drums":
+            raise UsageError(
+                f'data.stem = "{self.data.stem}" is not for a player', next_step='set data.stem to "drums"'
             )
 
     def _check_codec(self, codec: CodecTrainConfig) -> None:

@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 from stage_cli.core.codec.config import ENCODEC, CodecConfig, SpectralConfig
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.lm.config import CONTEXT_ATTENTIONS, MOST_CONVOLUTIONS, POSITIONS, LanguageModelConfig
+from stage_cli.core.players.config import SIZES, ItemSettings, PlayerConfig
 from stage_cli.core.training.settings import (
     CodecTrainConfig,
     DataLoading,
     LogConfig,
     LoraConfig,
     ModelConfig,
+    PlayerTrainConfig,
     RunConfig,
     TrainConfig,
     TrainingConfig,
@@ -57,6 +59,9 @@ TABLES: dict[str, tuple[str, ...]] = {
     "lora": _keys(LoraConfig),
     "codec": tuple(key for key in _keys(CodecTrainConfig) if key != "shape"),
     "codec.shape": ("kind", *dict.fromkeys(_keys(SpectralConfig, CodecConfig))),
+    "player": tuple(key for key in _keys(PlayerTrainConfig) if key not in ("items", "sizes")),
+    "player.items": _keys(ItemSettings),
+    "player.sizes": SIZES,
     "validate": _keys(ValidateConfig),
     "log": _keys(LogConfig),
 }
@@ -78,6 +83,7 @@ def read_tables(content: Mapping[str, Any], name: str) -> TrainingConfig:
         if key not in tables:
             raise _unknown(key, value)
     lm, shape = tables["model"].pop("lm", None), tables["codec"].pop("shape", None)
+    items, sizes = tables["player"].pop("items", {}), tables["player"].pop("sizes", {})
     for table, values in tables.items():
         _check_keys(table, values)
     data = tables["data"]
@@ -90,13 +96,14 @@ def read_tables(content: Mapping[str, Any], name: str) -> TrainingConfig:
         name=name,
         run=_section(RunConfig, tables["run"]),
         model=ModelConfig(absent=True)
-        if "codec" in content and "model" not in content
+        if ("codec" in content or "player" in content) and "model" not in content
         else _model(tables["model"], lm),
         data=DataConfig.from_dict(data),
         loading=_section(DataLoading, loading),
         train=_section(TrainConfig, tables["train"]),
         lora=_section(LoraConfig, tables["lora"]) if "lora" in content else None,
         codec=_codec(tables["codec"], shape) if "codec" in content else None,
+        player=_player(tables["player"], items, sizes) if "player" in content else None,
         validate=_section(ValidateConfig, tables["validate"]),
         log=_section(LogConfig, tables["log"]),
     )
@@ -154,6 +161,19 @@ def _model(content: dict[str, Any], lm: object) -> ModelConfig:
 def _codec(content: dict[str, Any], shape: object) -> CodecTrainConfig:
     sizes = _table({"codec.shape": {} if shape is None else shape}, "codec.shape")
     return _section(CodecTrainConfig, {**content, "shape": read_shape(sizes)})
+
+
+def _player(content: dict[str, Any], items: object, sizes: object) -> PlayerTrainConfig:
+    drawn, chosen = _table({"player.items": items}, "player.items"), _table({"player.sizes": sizes}, "player.sizes")
+    _check_keys("player.items", drawn)
+    _check_keys("player.sizes", chosen)
+    for key, value in chosen.items():
+        check_whole(f"player.sizes.{key}", value, 0, 8192)
+    try:
+        shape = PlayerConfig(**chosen)
+    except ValueError as error:
+        raise UsageError(f"[player.sizes]: {error}") from None
+    return PlayerTrainConfig(**content, items=ItemSettings(**drawn), sizes=shape)
 
 
 def _language_model(values: object) -> LanguageModelConfig:
@@ -313,6 +333,9 @@ def to_dict(config: TrainingConfig) -> dict[str, dict[str, Any]]:
         "lora": (config.lora,),
         "codec": (config.codec,),
         "codec.shape": (None,),  # its keys depend on its kind
+        "player": (config.player,),
+        "player.items": (None if config.player is None else config.player.items,),
+        "player.sizes": (None if config.player is None else config.player.sizes,),
         "validate": (config.validate,),
         "log": (config.log,),
     }
