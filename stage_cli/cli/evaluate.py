@@ -33,7 +33,6 @@ from stage_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stage_cli.core.evaluation.report.results import Metric, Results, Summary, SystemResult
-    from stage_cli.core.evaluation.run import Evaluation
 
 # A terminal of 80 columns shows so much; the report has all of it.
 _MOST_SYSTEMS = 3
@@ -150,13 +149,19 @@ def evaluate(
         overwrite=overwrite,
         command=("stage", *sys.argv[1:]),
     )
-    with console.spinner("Getting ready …", quiet=json):
-        from stage_cli.core.evaluation.run import evaluate as run_evaluation
+    from stage_cli.core.evaluation.finished import finished
 
-    with console.phase_progress("clips", quiet=json) as on_progress:
-        found = run_evaluation(config, on_progress=on_progress, on_note=console.print_note)
-    _print(found, json=json)
-    if found.results.failures:
+    results = None if overwrite else finished(config)
+    if results is not None and not json:
+        console.print_note("This evaluation is finished already: nothing is made anew.")
+    if results is None:
+        with console.spinner("Getting ready …", quiet=json):
+            from stage_cli.core.evaluation.run import evaluate as run_evaluation
+
+        with console.phase_progress("clips", quiet=json) as on_progress:
+            results = run_evaluation(config, on_progress=on_progress, on_note=console.print_note).results
+    _print(results, config.out, json=json)
+    if results.failures:
         raise typer.Exit(1)
 
 
@@ -173,8 +178,9 @@ def _context(context: str | None, *, has_data: bool) -> tuple[str, Path | None]:
     return default, folder
 
 
-def _print(found: Evaluation, *, json: bool) -> None:
-    results = found.results
+def _print(results: Results, out: Path, *, json: bool) -> None:
+    from stage_cli.core.evaluation.report.results import REPORT_FILE
+
     if json:
         for summary in results.summaries:
             console.print_json(vars(summary))
@@ -187,7 +193,7 @@ def _print(found: Evaluation, *, json: bool) -> None:
         console.print_note(f"{failure.item} {failure.system}: {failure.error}")
     if results.failures:
         console.print_note(f"{len(results.failures)} failed; the numbers are of what remained.")
-    console.print_note(f"Report: {found.report}")
+    console.print_note(f"Report: {out / REPORT_FILE}")
 
 
 def _print_context(results: Results, context: str) -> None:

@@ -136,3 +136,20 @@ def test_ctrl_c_before_anything_is_made(stage: Stage, tmp_path: Path, monkeypatc
     assert outcome.code == 130
     assert "Nothing half-written is left." in outcome.stderr
     assert snapshot(tmp_path) == before
+
+
+def test_a_finished_evaluation_is_not_made_again(
+    evaluate: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate()
+    assert first.code == 0, first.stderr
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "stage_cli.core.evaluation.run", None)  # importing it would fail
+        again = evaluate()
+    assert (again.code, again.stdout) == (0, first.stdout)
+    assert "finished already" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "report").rglob("*") if path.is_file()} == made
+    # A song that has changed is looked at again.
+    next((tmp_path / "songs").rglob("features.json")).touch()
+    assert "finished already" not in evaluate().stderr

@@ -29,7 +29,7 @@ from stage_cli.core.audio.reading import probe, read_blocks, to_mono
 from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.evaluation.clips import Clip, ClipPlan
 from stage_cli.core.evaluation.music import Analysis
-from stage_cli.core.evaluation.report.results import ITEMS_FILE, REPORT_FILE, RESULTS_FILE
+from stage_cli.core.evaluation.report.results import FINISHED_FILE, ITEMS_FILE, REPORT_FILE, RESULTS_FILE
 from stage_cli.core.files import display_name, lock_file, write_text, write_whole
 from stage_cli.core.music.rhythm import Key
 from stage_cli.errors import StageError, UsageError
@@ -38,7 +38,7 @@ SETTINGS_FILE = "settings.json"
 AUDIO_FOLDER = "audio"
 RECORDS_FOLDER = "items"
 _LOCK_FILE = ".lock"
-_OWN = (SETTINGS_FILE, AUDIO_FOLDER, RECORDS_FOLDER, ITEMS_FILE, REPORT_FILE, RESULTS_FILE)
+_OWN = (SETTINGS_FILE, AUDIO_FOLDER, RECORDS_FOLDER, ITEMS_FILE, REPORT_FILE, RESULTS_FILE, FINISHED_FILE)
 
 
 class ReportFolder:

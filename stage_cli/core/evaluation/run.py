@@ -18,6 +18,7 @@ import torch
 
 from stage_cli import __version__
 from stage_cli.core.evaluation.clips import ClipSource, FileClips, matching
+from stage_cli.core.evaluation.finished import mark_finished
 from stage_cli.core.evaluation.measuring import Listener, Maker, Progress, catalogue
 from stage_cli.core.evaluation.models import CodecSystem, ModelSystem, codec_device, find_models, model_title
 from stage_cli.core.evaluation.records import Records, ReportFolder
@@ -138,6 +139,8 @@ def evaluate(
         write_results(config.out, results)
         write_items(config.out, results)
         report = write_report(config.out, progress=lambda done, total: on_progress("page", done, total))
+        if not results.failures:
+            mark_finished(config)
         return Evaluation(results, report)
 
 

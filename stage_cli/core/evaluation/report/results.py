@@ -265,6 +265,7 @@ def _damaged(why: str) -> StageError:
 
 RESULTS_FILE = "results.json"
 ITEMS_FILE = "items.csv"
+FINISHED_FILE = "finished.json"
 REPORT_FILE = "report.html"
 
 
