@@ -16,7 +16,7 @@ from stage_cli.core.music.beats import BeatGrid
 
 SLOWEST, FASTEST = 30.0, 240.0
 """bpm."""
-UNSURE = 0.3
+UNSURE = 0.15
 """Confidence below which a grid that was found is not played to."""
 _USUAL_BEATS = 20
 _RATE = 100  # frames a second of the programme
