@@ -57,7 +57,7 @@ def test_the_largest_values_that_can_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "own", "expected"),
+    ("given", "own", "expected"),
     [
         # What was typed holds, and the model's own other one makes room.
         ({"advance": 0.8}, {"advance": 0.65, "lookahead": 0.25}, (0.8, 0.2)),
