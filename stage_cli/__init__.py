@@ -1,8 +1,8 @@
 """Accompaniment generation: write a fitting stem for music that already exists.
 
-from stage_cli import StageModel
-model = StageModel.from_pretrained("bundled-drums")
-stem = model.accompany("mix.wav", seed=1)
+from stage_cli import StagePlayer
+player = StagePlayer.from_pretrained("player-drums")
+stem = player.accompany("mix.wav", seed=1)
 stem.save("drums.wav")
 """
 
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stage_cli.core.accompany import Stem
     from stage_cli.core.model import StageModel
+    from stage_cli.core.players.accompanist import StagePlayer
     from stage_cli.errors import StageError
 
 __version__ = "0.1.0"
-__all__ = ["StageError", "StageModel", "Stem", "__version__"]
+__all__ = ["StageError", "StageModel", "StagePlayer", "Stem", "__version__"]
 
 _HOMES = {
     "StageModel": "stage_cli.core.model",
+    "StagePlayer": "stage_cli.core.players.accompanist",
     "Stem": "stage_cli.core.accompany",
     "StageError": "stage_cli.errors",
 }

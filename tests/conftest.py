@@ -17,11 +17,13 @@ import soundfile
 import torch
 from pretend_cuda import PretendedDevice, pretended_cuda
 from random_weights import randomise
-from tiny_sizes import TINY_CODEC, TINY_LM
+from tiny_sizes import TINY_CODEC, TINY_LM, TINY_PLAYER
 
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
+from stage_cli.core.players.model import Player as TorchPlayer
+from stage_cli.core.training.player_task import save_player
 
 if TYPE_CHECKING:
     from hub_server import HubServer
@@ -61,6 +63,17 @@ def tiny_model_dir(tiny_config: StageConfig, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_dir: Path) -> StageModel:
     return StageModel.from_pretrained(str(tiny_model_dir), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_player_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a player for drums that has learned nothing, and strikes a few times a second."""
+    folder = tmp_path_factory.mktemp("players") / "tiny"
+    folder.mkdir()
+    player = TorchPlayer(TINY_PLAYER)
+    randomise(player)
+    save_player(folder, TINY_PLAYER, player.state_dict(), {"bias": -3.0})
+    return folder
 
 
 @pytest.fixture

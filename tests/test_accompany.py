@@ -272,7 +272,8 @@ class Recited:
     def describe(self, description: str | None) -> str | None:
         return description
 
-    def read(self, blocks: Iterable[np.ndarray]) -> int:
+    def read(self, blocks: Iterable[np.ndarray], **known: object) -> int:
+        del known
         return sum(map(len, blocks))
 
     def generate(self, context: int, config: GenerationConfig, **options: object) -> Iterator[AudioBlock]:

@@ -32,7 +32,7 @@ def drums() -> StageModel:
 def test_there_are_drums_and_they_are_small() -> None:
     assert "drums" in bundled_stems()
     size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
-    assert size <= 30e6
+    assert size <= 42e6  # the wheel is to stay under 45 MB
     for stem in bundled_stems():
         model = StageModel.from_pretrained(bundled_name(stem) or "", device="cpu", offline=True)
         assert model.config.stem == stem
@@ -91,7 +91,7 @@ def test_one_of_its_windows_settings_can_be_typed_alone(chosen: dict[str, float]
     model = StageModel.from_pretrained("bundled-drums", device="cpu", offline=True)
     for metronome in (False, True):
         own = model.config.sampling_for(metronome=metronome)
-        config = GenerationConfig.of_chosen(chosen).for_model(own, chosen)
+        config = GenerationConfig.from_options(chosen).for_model(own, chosen)
         ((name, value),) = chosen.items()
         assert getattr(config, name) == value
         assert getattr(config, other) == pytest.approx(min(own[other], 1 - value))

@@ -111,11 +111,11 @@ def test_running_out_of_memory_says_what_would_fit(error: Exception) -> None:
     )
     with pytest.raises(DeviceError, match=expected) as caught, memory_errors(config, Runtime(CPU, "float32")):
         raise error
-    assert "--precision int8" in caught.value.next_step
+    assert "`precision` int8" in caught.value.next_step
     with pytest.raises(DeviceError) as caught, memory_errors(config, Runtime(CPU, "int8")):
         raise error
-    assert "--precision int8" not in caught.value.next_step  # it is that already
-    assert "smaller --model" in caught.value.next_step
+    assert "`precision` int8" not in caught.value.next_step  # it is that already
+    assert "smaller `model`" in caught.value.next_step
 
 
 def test_a_real_allocation_that_fails() -> None:

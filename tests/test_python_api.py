@@ -31,9 +31,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
 
 def test_the_examples_of_the_page(
-    tiny_model_dir: Path, write_music: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, tiny_player_dir: Path, write_music: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them, in their order, in one session; a tiny model stands for the bundled and for the trained one."""
+    """All of them, in their order, in one session; tiny models stand for the bundled and for the trained ones."""
     monkeypatch.chdir(tmp_path)
     write_music(seconds=3.0)
     for name in ("songs/a.wav", "songs/b.wav"):
@@ -42,6 +42,7 @@ def test_the_examples_of_the_page(
     shutil.copytree(tiny_model_dir, tmp_path / "runs/drums/model")
     monkeypatch.setattr(hub, "ASSETS", tmp_path / "assets")
     shutil.copytree(tiny_model_dir, tmp_path / "assets" / "drums")
+    shutil.copytree(tiny_player_dir, tmp_path / "assets" / "players" / "drums")
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     session: dict[str, Any] = {}
     for number, example in enumerate(examples):
@@ -51,6 +52,7 @@ def test_the_examples_of_the_page(
     assert [take.seed for take in session["takes"]] == [10, 11, 12]
     assert session["mix"].shape == (2, 88200)
     written = {path.name for path in tmp_path.rglob("*.*") if path.suffix in (".wav", ".flac")}
+    assert (tmp_path / "drums.mid").read_bytes()[:4] == b"MThd"
     assert {"drums.wav", "waltz.flac", "a.drums.wav", "b.drums.wav"} <= written
     assert "broken.drums.wav" not in written
     command = ["generate", "--context", "mix.wav", "--stem", "drums", "--seed", "1", "--output", "same.wav"]

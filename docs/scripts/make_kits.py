@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the table in PROVENANCE
 """Make the kits and instruments of stage_cli/assets from a folder of CC0 one-shots.
 
     python docs/scripts/make_kits.py MATERIAL [--out stage_cli/assets] [--only acoustic]
@@ -79,6 +80,11 @@ def sonic(*names: str, semitones: float = 0.0) -> list[Source]:
     return [Source([f"sonic-pi_CC0/{name}.flac"], semitones=semitones) for name in names]
 
 
+def synth(name: str, *velocities: int, takes: int = 2) -> list[Source]:
+    """Return layers of a sound of the project's own synthesizer: "hand/54" is its tambourine."""
+    return [Source([f"synth/{name}/{velocity}/{take}" for take in range(takes)], velocity) for velocity in velocities]
+
+
 KITS: dict[str, dict[str, Any]] = {
     "acoustic": {
         "title": "a drum kit of wood and skin, with its room",
@@ -106,7 +112,81 @@ KITS: dict[str, dict[str, Any]] = {
             ),
             "high_tom": SoundPlan(gogodze("th", 5, 3), 0.8, 0.4, 50, crest=13),
             "mid_tom": SoundPlan(gogodze("tm", 5, 3, semitones=-1), 0.9, 0.4, 50, crest=13),
+            "percussion": SoundPlan(synth("hand/54", 50, 105), 0.4, fields={"keys": [54]}),
+            "shaker": SoundPlan(synth("hand/82", 50, 105), 0.3, fields={"keys": [82, 69, 70]}),
+            "cowbell": SoundPlan(sonic("drum_cowbell"), 0.35, fields={"keys": [56]}),
+            "claves": SoundPlan(synth("hand/75", 100), 0.2, fields={"keys": [75]}),
+            "wood_block": SoundPlan(synth("hand/76", 100), 0.2, fields={"keys": [76, 77]}),
+            "conga": SoundPlan(synth("hand/63", 50, 105), 0.5, fields={"keys": [62, 63]}),
+            "low_conga": SoundPlan(synth("hand/64", 50, 105), 0.6, fields={"keys": [64]}),
+            "high_bongo": SoundPlan(synth("hand/60", 50, 105), 0.3, fields={"keys": [60]}),
+            "low_bongo": SoundPlan(synth("hand/61", 50, 105), 0.4, fields={"keys": [61]}),
+            "clap": SoundPlan(synth("hand/39", 100, takes=3), 0.4, fields={"voice": "side_stick", "keys": [39]}),
             "low_tom": SoundPlan(gogodze("tl", 5, 3, semitones=-5), 1.2, 0.5, 40, crest=13),
+        },
+    },
+    "dry": {
+        "title": "the acoustic kit, close microphones, no room",
+        "include": ["acoustic"],
+        "bus": {"threshold": -14.0, "ratio": 1.5},
+        "sounds": {},
+    },
+    "studio": {
+        "title": "a second acoustic kit, tight and bright",
+        "include": ["acoustic"],
+        "room": {"seconds": 0.3, "size": 4.0, "brightness": 7000.0},
+        "bus": {"threshold": -18.0, "ratio": 2.5},
+        "sounds": {
+            "kick": SoundPlan(sonic("drum_bass_soft", "drum_bass_hard"), 0.5, crest=11),
+            "snare": SoundPlan(sonic("drum_snare_soft", "drum_snare_hard"), 0.5, low_cut=60, crest=12),
+            "rim_shot": SoundPlan(sonic("drum_snare_hard"), 0.5, low_cut=60, fields={"voice": "snare", "keys": [40]}),
+            "closed_hat": SoundPlan(sonic("drum_cymbal_closed"), 0.2, low_cut=350, crest=11),
+            "pedal_hat": SoundPlan(sonic("drum_cymbal_pedal"), 0.25, low_cut=350, crest=11),
+            "open_hat": SoundPlan(sonic("drum_cymbal_open"), 1.7, 0.9, 300, crest=12),
+            "ride": SoundPlan(sonic("ride_via"), 3.0, 1.6, 150, crest=12),
+            "high_tom": SoundPlan(sonic("drum_tom_hi_soft", "drum_tom_hi_hard"), 0.7, 0.3, 50, crest=13),
+            "mid_tom": SoundPlan(sonic("drum_tom_mid_soft", "drum_tom_mid_hard"), 0.7, 0.3, 50, crest=13),
+            "low_tom": SoundPlan(sonic("drum_tom_lo_soft", "drum_tom_lo_hard", semitones=-3), 1.0, 0.4, 40, crest=13),
+        },
+    },
+    "electronic": {
+        "title": "a drum machine: a punchy kick, claps, short hats",
+        "include": ["acoustic"],
+        "room": {"seconds": 0.25, "size": 4.0, "brightness": 8000.0, "level": -4.0},
+        "bus": {"threshold": -16.0, "ratio": 3.0},
+        "places": {
+            "kick": {"level": -10.5},
+            "closed_hat": {"level": -17.0},
+            "open_hat": {"level": -17.5},
+            "ride": {"level": -17.5},
+            "crash": {"level": -17.0},
+        },
+        "sounds": {
+            "kick": SoundPlan(sonic("bd_haus"), 0.4, crest=11),
+            "snare": SoundPlan(sonic("sn_dub"), 0.4, low_cut=60, crest=12),
+            "side_stick": SoundPlan(synth("electronic/39", 100, takes=3), 0.4, low_cut=150),
+            "clap": SoundPlan(synth("electronic/39", 100, takes=3), 0.4, fields={"voice": "side_stick", "keys": [39]}),
+            "closed_hat": SoundPlan(sonic("hat_zap"), 0.12, 0.04, 400, crest=11),
+            "pedal_hat": SoundPlan(sonic("hat_bdu"), 0.1, 0.04, 400, crest=11),
+            "open_hat": SoundPlan(sonic("hat_gump"), 0.45, 0.15, 400, crest=12),
+            "ride": SoundPlan(sonic("drum_cymbal_soft"), 0.9, 0.5, 400, crest=12),
+            "crash": SoundPlan(sonic("drum_splash_hard"), 2.4, 1.4, 250),
+            "high_tom": SoundPlan(synth("electronic/50", 60, 110, takes=1), 0.6, 0.3),
+            "mid_tom": SoundPlan(synth("electronic/47", 60, 110, takes=1), 0.7, 0.3),
+            "low_tom": SoundPlan(synth("electronic/43", 60, 110, takes=1), 0.8, 0.3),
+        },
+    },
+    "808": {
+        "title": "a drum machine of the eighties: a long low kick, ticking hats",
+        "include": ["electronic"],
+        "bus": {"threshold": -16.0, "ratio": 2.0},
+        "places": {"kick": {"level": -9.0}, "closed_hat": {"level": -17.0}, "open_hat": {"level": -17.5}},
+        "sounds": {
+            "kick": SoundPlan(sonic("bd_808"), 0.6, 0.25, crest=11),
+            "snare": SoundPlan(sonic("sn_generic"), 0.4, low_cut=60, crest=12),
+            "closed_hat": SoundPlan(sonic("hat_star"), 0.1, 0.04, 400, crest=11),
+            "pedal_hat": SoundPlan(sonic("hat_bdu"), 0.1, 0.04, 400, crest=11),
+            "open_hat": SoundPlan(sonic("hat_cats"), 0.36, 0.15, 400, crest=12),
         },
     },
 }
@@ -152,7 +232,8 @@ INSTRUMENTS: dict[str, InstrumentPlan] = {
             "level": -12.0,
             "release": 0.07,
             "single": True,
-            "bus": {"threshold": -20.0, "ratio": 2.5, "release": 0.2},
+            "dynamics": 1.3,
+            "bus": {"threshold": -15.0, "ratio": 2.0, "release": 0.2, "makeup": 2.0},
         },
     ),
     "upright-bass": InstrumentPlan(
@@ -184,13 +265,35 @@ INSTRUMENTS: dict[str, InstrumentPlan] = {
             "title": "a clean electric guitar",
             "lowest": 38,
             "highest": 88,
-            "level": -14.0,
+            "level": -20.0,
             "release": 0.1,
             "send": -14.0,
+            "bus": {"threshold": -22.0, "ratio": 2.0},
             "room": {"seconds": 0.5, "size": 6.0, "brightness": 5000.0},
         },
     ),
 }
+
+
+PROVENANCE = """# Where these sounds come from
+
+`docs/scripts/make_kits.py` makes every file here. All recordings are in the public domain (Creative Commons CC0 1.0):
+whoever releases a song with them owes nothing to anybody.
+
+| sounds | source | licence |
+|---|---|---|
+| kits `acoustic` and `dry`: kick, snare, rim shot, side stick, hi-hats, toms | Karoryfer, Gogodze Phu vol. II | CC0 1.0 |
+| cymbals and cowbell of all kits; kit `studio`; kicks, snares and hi-hats of `electronic` and `808` | Sonic Pi's samples, from freesound.org; Sonic Pi's `etc/samples/README.md` names each author | CC0 1.0 |
+| hand percussion and claps of all kits; toms of `electronic` and `808` | the synthesizer of stage itself | as the package |
+| instrument `electric-bass` | Karoryfer, Growlybass | CC0 1.0 |
+| instrument `upright-bass` | Karoryfer, Meatbass | CC0 1.0 |
+| instrument `clean-guitar` | Karoryfer, black guitar | CC0 1.0 |
+
+The grand piano and the electric piano are computed (`core/players/modal.py`), not recorded.
+
+Every take is mixed to mono, cut to its attack and where it has died away, and brought to a common level; noise of the
+room is taken out of the Gogodze Phu recordings; some toms and cymbals are tuned down.
+"""
 
 
 def main() -> None:
@@ -206,6 +309,8 @@ def main() -> None:
     for name, plan in INSTRUMENTS.items():
         if not arguments.only or name in arguments.only:
             make_instrument(arguments.material, arguments.out / "instruments" / name, plan)
+    for folder in ("kits", "instruments"):
+        (arguments.out / folder / "PROVENANCE.md").write_text(PROVENANCE, encoding="utf-8")
 
 
 def make_kit(material: Path, folder: Path, plan: dict[str, Any]) -> None:
@@ -338,10 +443,22 @@ def prepare(material: Path, name: str, plan: SoundPlan, source: Source) -> np.nd
 
 
 def load_mono(path: Path, semitones: float) -> np.ndarray:
-    """Return a file's sound, mono, `[frames]` float32, tuned by so many semitones."""
+    """Return a file's sound (or the synthesizer's), mono, `[frames]` float32, tuned by so many semitones."""
+    if "synth" in path.parts:
+        return play_synth(*path.parts[path.parts.index("synth") + 1 :])
     samples, rate = read_sample(path)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     return resample(mono.astype(np.float32), rate * 2 ** (semitones / 12), RATE)
+
+
+def play_synth(kit: str, key: str, velocity: str, take: str) -> np.ndarray:
+    """Return a stroke of the project's own synthesizer, `[frames]` float32 at `RATE`."""
+    from stage_cli.core.band.synth_drums import build_hand_percussion, build_kit
+
+    song = np.random.default_rng(12)
+    strokes = build_hand_percussion(song) if kit == "hand" else build_kit(kit, song)
+    own = np.random.default_rng([int(key), int(velocity), int(take)])
+    return 0.3 * np.asarray(strokes[int(key)](int(velocity) / 127, own), dtype=np.float32)
 
 
 def take_out_noise(samples: np.ndarray) -> np.ndarray:

@@ -6,17 +6,17 @@ import errno
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from stage_cli import __version__
 from stage_cli.cli import bench, demo_data, docs, evaluate, generate, models, prepare_data, process, train
 from stage_cli.cli.console import Command, print_error, print_note
+from stage_cli.cli.help import Group
 from stage_cli.errors import StageError
 
 INTERRUPTED = 130
 
 
-class ErrorGroup(TyperGroup):
+class ErrorGroup(Group):
     """A group of commands whose errors are told to the user, not traced."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -55,7 +55,7 @@ app = typer.Typer(
 app.command("generate", cls=Command)(generate.generate)
 app.command("demo-data", cls=Command)(demo_data.demo_data)
 app.command("prepare-data", cls=Command)(prepare_data.prepare_data)
-app.command("prepare", cls=Command, hidden=True)(prepare_data.prepare_data)
+app.command("prepare", cls=Command, short_help="The same as prepare-data.")(prepare_data.prepare_data)
 app.command("train", cls=Command)(train.train)
 app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("bench", cls=Command)(bench.bench)

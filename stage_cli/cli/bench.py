@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, values
+from stage_cli.cli.help import complete_model
 from stage_cli.cli.options import DeviceOption, JsonOption, OfflineOption
 from stage_cli.core.bench.settings import SIZES, BenchConfig, parse_lengths, split_names
 
@@ -27,7 +28,9 @@ _Columns = list[tuple[str, str, float]]
 def bench(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`; a bundled one."),
+        typer.Option(
+            "--model", "-m", help="Directory, Hub id, or a name of the model list.", autocompletion=complete_model
+        ),
     ] = None,
     random: Annotated[
         str | None,
@@ -38,7 +41,12 @@ def bench(
         list[str] | None,
         typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8 (CPU); several: float32,int8."),
     ] = None,
-    duration: Annotated[float, typer.Option("--duration", help="Seconds of audio to write.")] = _DEFAULTS.duration,
+    duration: Annotated[
+        float,
+        typer.Option(
+            "--duration", metavar="TIME", parser=values.seconds("--duration"), help="How much audio to write."
+        ),
+    ] = _DEFAULTS.duration,
     variations: Annotated[
         int, typer.Option("--variations", "-n", help="Also measure as many stems at once.")
     ] = _DEFAULTS.variations,
@@ -54,10 +62,7 @@ def bench(
     offline: OfflineOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure how fast this machine is: loading, each part of a window, whole stems, memory.
-
-    stage bench --precision float32,int8
-    """
+    """Measure how fast this machine is: loading, each part of a window, whole stems, memory."""
     config = BenchConfig(
         model=model,
         random=random,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -13,7 +14,9 @@ from typing import Any, BinaryIO
 
 from typer.core import TyperCommand
 
+from stage_cli.cli.help import OLD_SPELLINGS, without_old_spellings, write_examples, write_options
 from stage_cli.cli.process import checked
+from stage_cli.cli.values import at_home
 from stage_cli.errors import StageError
 
 _FIELD = re.compile(r"`([a-z][a-z_]*)`")
@@ -31,10 +34,23 @@ class Command(TyperCommand):
         super().__init__(*arguments, **named)
         _options.update({**self._spelled(), **_options})
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; old spellings of options are taken, too."""
+        return super().parse_args(ctx, without_old_spellings(self.name or "", args))
+
     def invoke(self, ctx: Any) -> Any:
-        """Run it."""
+        """Run it; `~` in a path is the user's home."""
         _options.update(self._spelled())
+        ctx.params = {name: at_home(value) for name, value in ctx.params.items()}
         return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options in panels."""
+        write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Write the examples."""
+        write_examples(self.name or "", formatter)
 
     def _spelled(self) -> dict[str, str]:
         spelled = {}
@@ -43,6 +59,8 @@ class Command(TyperCommand):
             for name in (parameter.name or "", *(option[2:].replace("-", "_") for option in options)):
                 if options:
                     spelled[name] = options[0]
+        for old, new in OLD_SPELLINGS.get(self.name or "", {}).items():
+            spelled.setdefault(old.lstrip("-").replace("-", "_"), new)
         return spelled
 
 
@@ -95,6 +113,13 @@ def print_table(
             stream.write("\t".join(cell if cell.isprintable() else repr(cell) for cell in row) + "\n")
         stream.flush()
         return
+    if not fits(columns, rows):
+        for row in rows:
+            for column, cell in zip(columns, row, strict=True):
+                stream.write(f"{column}: {cell}\n" if column else f"{cell}\n")
+            stream.write("\n" if any(columns) else "")
+        stream.flush()
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -102,10 +127,27 @@ def print_table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+        table.add_column(column, justify="right" if index in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(stderr=to_stderr).print(table)
+    Console(stderr=to_stderr, width=max(width_of(columns, rows), terminal_width())).print(table)
+
+
+def terminal_width() -> int:
+    """Return how many columns the terminal has; 80 if it doesn't say."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def width_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how many columns of a terminal a table takes when no cell is folded."""
+    from rich.cells import cell_len
+
+    return sum(max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)) + 3 * len(columns)
+
+
+def fits(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether a table can be drawn in this terminal without folding a cell."""
+    return width_of(columns, rows) <= terminal_width()
 
 
 @contextmanager

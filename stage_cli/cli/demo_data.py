@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, values
 from stage_cli.cli.options import JsonOption
 from stage_cli.core.band.settings import SOUNDS, TEMPO_CHANGES, DemoSettings, check_jobs
 
@@ -20,8 +20,13 @@ _MOST_NAMED = 5
 
 def demo_data(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the songs; new, empty, or to go on with.")],
-    songs: Annotated[int, typer.Option("--songs", "-n", help="How many songs.")] = _DEFAULTS.songs,
-    seconds: Annotated[float, typer.Option("--seconds", help="Length of each song.")] = _DEFAULTS.seconds,
+    songs: Annotated[int, typer.Option("--songs", help="How many songs.")] = _DEFAULTS.songs,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--duration", metavar="TIME", parser=values.seconds("--duration"), help="Length of each song: 90 or 1:30."
+        ),
+    ] = _DEFAULTS.seconds,
     seed: Annotated[int, typer.Option("--seed", help="Fixes the songs; another seed, other songs.")] = _DEFAULTS.seed,
     sounds: Annotated[
         str, typer.Option("--sounds", help=f"{', '.join(SOUNDS)}; auto is a soundfont if there is one, else synth.")
@@ -51,12 +56,7 @@ def demo_data(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace songs of other settings.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write synthetic band songs in MoisesDB's layout, to try everything without a data set.
-
-    stage demo-data songs --songs 20 --seconds 30 --seed 1
-
-    stage demo-data songs --drummers groove --arrangements midi
-    """
+    """Write synthetic band songs in MoisesDB's layout, to try everything without a data set."""
     settings = DemoSettings(
         songs, seconds, seed, sounds, soundfont, tempo_changes, drummers, arrangements, arrangement_share, kits
     )

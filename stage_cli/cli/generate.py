@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stage_cli.cli import console
+from stage_cli.cli import console, values
+from stage_cli.cli.help import choice, complete_model, complete_stem
 from stage_cli.cli.options import (
     AdvanceOption,
     DeviceOption,
@@ -23,18 +26,21 @@ from stage_cli.cli.options import (
     TemperatureOption,
     TopKOption,
     TopPOption,
-    chosen_sampling,
+    given_sampling,
 )
 from stage_cli.cli.process import importing
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.stems import STEMS
 from stage_cli.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from stage_cli.core.accompany import AccompanySettings
+    from stage_cli.core.accompany import Accompanist, AccompanySettings
     from stage_cli.core.model import StageModel
+    from stage_cli.core.players.accompanist import StagePlayer
     from stage_cli.core.stem_files import NamedContext, StemFile, StemRequest, Stream, WrittenStems
 
 STDOUT = Path("-")
+_STDIN = (Path("-"), Path("/dev/stdin"))
 
 
 def goes_to_stdout(
@@ -104,6 +110,8 @@ def notes_on(result: WrittenStems) -> list[str]:
     notes = list(result.notes)
     for stem in result.stems:
         name = "What was streamed" if stem.path is None else display_name(stem.path)
+        if stem.note_count == 0:
+            notes.append("No note was written: try another --seed.")
         if stem.silent:
             notes.append(f"{name} is silent (peak under −60 dBFS): try another --seed.")
         if stem.turned_down:
@@ -120,11 +128,11 @@ def _speed(result: WrittenStems) -> float:
 
 def table_row(result: WrittenStems, stem: StemFile) -> tuple[str, ...]:
     """A stem's row under `STEM_COLUMNS`."""
+    levels = (f"{stem.peak:.1f}", f"{stem.loudness:.1f}")
     return (
-        "stdout" if stem.path is None else str(stem.path),
+        str(stem.path or stem.midi_path or "stdout"),
         f"{stem.seconds:.2f}",
-        f"{stem.peak:.1f}",
-        f"{stem.loudness:.1f}",
+        *(("", "") if stem.path is None and stem.midi_path is not None else levels),
         str(stem.seed),
         f"{_speed(result):.2f}",
     )
@@ -139,7 +147,7 @@ def stem_as_json(request: StemRequest, result: WrittenStems, stem: StemFile, mod
         **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(stem).items()},
         "compute_seconds": result.compute_seconds,
         "speed": _speed(result),
-        "notes": notes_on(result),
+        "notes": [console.as_typed(note) for note in notes_on(result)],
     }
 
 
@@ -148,15 +156,23 @@ _ANY_RATE = 48_000  # Hz: a context is looked at before the model's rate is know
 
 
 def generate(
+    typed: typer.Context,
     more: Annotated[list[Path] | None, typer.Argument(metavar="[CONTEXT]…", help="More contexts.")] = None,
     context: Annotated[
         list[Path] | None,
         typer.Option("--context", "-c", help="Audio file to accompany, or a folder of them; may be repeated."),
     ] = None,
-    stem: Annotated[str, typer.Option("--stem", "-s", help="Stem to write: drums, bass, guitar, piano, …")] = "",
+    stem: Annotated[
+        str, typer.Option("--stem", "-s", help=f"Stem to write: {', '.join(STEMS)}.", autocompletion=complete_stem)
+    ] = "",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Directory, Hub id, or a name of `stage models list`; the bundled one."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Directory, Hub id, or a name of `stage models list`; the bundled one.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help='Text, such as "Genre: Rock. Mood: happy."')
@@ -173,17 +189,41 @@ def generate(
         _DEFAULTS.variations
     ),
     seed: Annotated[int | None, typer.Option("--seed", help="Fixes the result; random if left out.")] = None,
-    start: Annotated[float, typer.Option("--start", help="Seconds of the context to skip.")] = 0.0,
-    duration: Annotated[float | None, typer.Option("--duration", help="Seconds to write; all if left out.")] = None,
+    start: Annotated[
+        float,
+        typer.Option("--start", metavar="TIME", parser=values.seconds("--start"), help="Of the context, to skip."),
+    ] = 0.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            metavar="TIME",
+            parser=values.seconds("--duration"),
+            help="How long the stem is: 90, 1:30 or 1m30s; as the context if left out.",
+        ),
+    ] = None,
     continuation: Annotated[
         Path | None,
         typer.Option("--continue", help="Audio of the stem's beginning, to go on from."),
     ] = None,
-    bpm: Annotated[float | None, typer.Option("--bpm", help="No context but a tempo: clicks.")] = None,
-    beats_per_bar: Annotated[int | None, typer.Option("--beats-per-bar", help="With --bpm (4 if left out).")] = None,
+    bpm: Annotated[
+        float | None,
+        typer.Option("--bpm", metavar="BPM", parser=values.tempo("--bpm"), help="No context but a tempo: clicks."),
+    ] = None,
+    beats_per_bar: Annotated[
+        int | None,
+        typer.Option(
+            "--beats-per-bar",
+            metavar="BEATS",
+            parser=values.beats_per_bar("--beats-per-bar"),
+            help="With --bpm: 3, or 6/8 for 6 clicks a bar (4 if left out).",
+        ),
+    ] = None,
     offset: Annotated[
         float | None,
-        typer.Option("--offset", help="With --bpm: seconds of the first beat."),
+        typer.Option(
+            "--offset", metavar="TIME", parser=values.seconds("--offset"), help="With --bpm: when the first beat is."
+        ),
     ] = None,
     guidance: GuidanceOption = None,
     temperature: TemperatureOption = None,
@@ -191,22 +231,33 @@ def generate(
     top_p: TopPOption = None,
     advance: AdvanceOption = None,
     lookahead: LookaheadOption = None,
+    kit: Annotated[
+        str | None, typer.Option("--kit", help="Drum kit of a player: acoustic, studio, dry, electronic or 808.")
+    ] = None,
+    sounds: Annotated[
+        Path | None,
+        typer.Option("--sounds", help="Own sounds for a player: SoundFont, SFZ file or folder of samples."),
+    ] = None,
+    gain: Annotated[
+        float | None, typer.Option("--gain", metavar="DB", help="A player's stem so much louder than usual.")
+    ] = None,
+    no_midi: Annotated[bool, typer.Option("--no-midi", help="A player writes no MIDI file.")] = False,
+    midi_only: Annotated[bool, typer.Option("--midi-only", help="A player writes its notes, and no audio.")] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     offline: OfflineOption = False,
-    format: Annotated[str | None, typer.Option("--format", help="wav or flac (24 bit).")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="wav or flac (24 bit).", autocompletion=choice(("wav", "flac")))
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a stem that fits a mix, or a tempo, on the beat and exactly as long.
-
-    stage generate --context mix.wav --stem drums
-    """
-    sampling = chosen_sampling(
+    """Write a stem that fits a mix, or a tempo, on the beat and exactly as long."""
+    sampling = given_sampling(
         guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, advance=advance, lookahead=lookahead
     )
     seed = secrets.randbelow(2**31) if seed is None else seed
-    GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)  # what is not possible is told at once
+    GenerationConfig.from_options(sampling, seed=seed, variations=variations)  # what is not possible is told at once
     # Imported here, for argument errors answer without audio libraries.
     from stage_cli.core.accompany import AccompanySettings
     from stage_cli.core.contexts import FileContext
@@ -215,17 +266,30 @@ def generate(
 
     if not stem:
         raise UsageError("--stem is missing", next_step="say which stem to write, for example: --stem drums")
-    contexts = _contexts([*(context or []), *(more or [])], start, duration, bpm, beats_per_bar, offset)
+    values.check_quotes(stem, more or [])
+    paths = [*(context or []), *(more or [])]
+    if any(path in _STDIN for path in paths):
+        paths = _spooled(typed, paths, is_named=output is not None or stream is not None)
+    contexts = _contexts(paths, start, duration, bpm, beats_per_bar, offset)
     if continuation is not None and len(contexts) > 1:
         raise UsageError("--continue goes with one context")
     settings = AccompanySettings(
         description=description, continuation=None if continuation is None else FileContext(continuation)
     )
+    stem = parse_stem(stem)
+    name = _require_model(model, stem)
+    player = _player_options(
+        name, kit, sounds, gain, offline=offline, device=device, precision=precision, midi_only=midi_only,
+        no_midi=no_midi,
+    )  # fmt: skip
+    if midi_only and (mix or stream is not None or no_midi or format is not None):
+        other = "--mix" if mix else "--stream" if stream is not None else "--no-midi" if no_midi else "--format"
+        raise UsageError(f"--midi-only writes no audio, and {other} goes with audio", next_step="leave one out")
     to_stdout = goes_to_stdout(stream, contexts, variations, output, format, json=json)
     named, field = (output, "output") if stream is None or to_stdout else (stream, "stream")
     template = StemRequest(
         contexts[0],
-        parse_stem(stem),
+        stem,
         (),
         format=choose_format(named, format, field=field),
         overwrite=overwrite,
@@ -235,17 +299,47 @@ def generate(
     if named is not None or not to_stdout:
         inputs = () if continuation is None else (continuation,)
         requests = plan_requests(
-            contexts, template, output=named, variations=variations, mix=mix, inputs=inputs, field=field
+            contexts,
+            template,
+            output=named,
+            variations=variations,
+            mix=mix,
+            inputs=inputs,
+            field=field,
+            midi=player is not None and not no_midi,
+            audio=not midi_only,
         )
-    name = _require_model(model, template.stem)
     requests, failures = _readable(requests, settings, json=json)
     if requests:
-        stage_model, settings = _load(
-            name, requests[0], settings, sampling, seed, variations, device, precision, offline=offline, json=json
-        )
-        failures += _write(stage_model, name, requests, settings, _stream(mix) if to_stdout else None, json=json)
+        if player is None:
+            loaded = _load_model(name, device, precision, offline=offline, json=json)
+        else:
+            loaded = _load_player(name, player, json=json)
+        settings = _completed(loaded, requests[0], settings, sampling, seed, variations)
+        if not json:
+            _tell_of_model(loaded, name, seed)
+        failures += _write(loaded, name, requests, settings, _stream(mix) if to_stdout else None, json=json)
     if failures:
         raise typer.Exit(min(error.exit_code for error in failures))
+
+
+def _spooled(typed: typer.Context, paths: list[Path], *, is_named: bool) -> list[Path]:
+    """Write stdin to a file that the end of the command removes: a context is read more than once."""
+    if sum(path in _STDIN for path in paths) > 1:
+        raise UsageError("stdin is one context", next_step="name it once")
+    if not is_named:
+        raise UsageError(
+            "A context from stdin has no name for its stem", next_step="say where to write: --output drums.wav"
+        )
+    if sys.stdin.isatty():
+        raise UsageError(
+            "stdin is a terminal, not audio", next_step="send a file to it: stage generate -c - … < mix.wav"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="stage-"))
+    typed.call_on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
+    with (folder / "stdin.wav").open("wb") as file:  # libsndfile looks at what is in it, not at its name
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [folder / "stdin.wav" if path in _STDIN else path for path in paths]
 
 
 def _contexts(
@@ -284,21 +378,86 @@ def _contexts(
 
 
 def _require_model(name: str | None, stem: str) -> str:
-    """Return the model's name, or the bundled one's of that stem, or explain how to get one."""
+    """Return the model's name, or that of the package's model for the stem, or explain how to get one."""
     if name:
         return name
-    from stage_cli.core.weights.hub import bundled_name, bundled_stems, local_models
+    from stage_cli.core.weights.hub import bundled_stems, default_model, local_models, player_stems
 
-    if (bundled := bundled_name(stem)) is not None:
-        return bundled
+    if (default := default_model(stem)) is not None:
+        return default
     own = [path.name for path in local_models()]
     here = f"; your own are: {', '.join(own)} (use --model {own[0]})" if own else ""
+    stems = sorted({*bundled_stems(), *player_stems()})
     raise UsageError(
         f"No model for {stem} comes with stage-cli: --model is missing",
-        why=f"bundled are models for: {', '.join(bundled_stems()) or 'no stem'}{here}",
+        why=f"bundled are models for: {', '.join(stems) or 'no stem'}{here}",
         next_step=f"import a STAGE checkpoint (stage models import stage-{stem}.safetensors --stem {stem}) or train "
         "one (docs/train.md), then give --model; see docs/models.md",
     )
+
+
+@dataclass(frozen=True)
+class PlayerOptions:
+    """How a player is to play: options of `stage generate`."""
+
+    kit: str | None
+    sounds: Path | None
+    gain: float
+    offline: bool
+
+
+def _player_options(
+    name: str,
+    kit: str | None,
+    sounds: Path | None,
+    gain: float | None,
+    *,
+    device: str,
+    precision: str,
+    offline: bool,
+    midi_only: bool,
+    no_midi: bool,
+) -> PlayerOptions | None:
+    """Return how a player is to play, or None if the model is none.
+
+    Raises:
+        UsageError: options that do not go with the model.
+    """
+    from stage_cli.core.weights.hub import is_player, resolve
+
+    given = {
+        "--kit": kit, "--sounds": sounds, "--gain": gain, "--midi-only": midi_only or None,
+        "--no-midi": no_midi or None,
+    }  # fmt: skip
+    chosen = [option for option, value in given.items() if value is not None]
+    # What has to be fetched is looked at only where it matters: a player is known by its files.
+    directory = _directory_here(name)
+    if directory is None and chosen:
+        directory = resolve(name, offline=offline)
+    if directory is None or not is_player(directory):
+        if chosen:
+            raise UsageError(
+                f"{chosen[0]} goes with a player, and {name} is none",
+                why="it writes audio, and no notes",
+                next_step=f"leave {chosen[0]} out, or use --model player-drums",
+            )
+        return None
+    for option, value in (("--device", device), ("--precision", precision)):
+        if value not in ("auto", "cpu", "float32"):
+            raise UsageError(
+                f"{option} {value} does not go with a player", why="it runs on the CPU", next_step=f"leave {option} out"
+            )
+    return PlayerOptions(kit, sounds, gain or 0.0, offline)
+
+
+def _directory_here(name: str) -> Path | None:
+    """Return the directory of a model that need not be fetched; None for others, and for names that there are not."""
+    from stage_cli.core.weights.hub import hub_repository, resolve
+
+    try:
+        return None if hub_repository(name) else resolve(name, offline=True)
+    except StageError:
+        return None
 
 
 def _readable(
@@ -318,39 +477,51 @@ def _readable(
     return kept, failures
 
 
-def _load(
-    name: str,
+def _load_model(name: str, device: str, precision: str, *, offline: bool, json: bool) -> StageModel:
+    with console.spinner(f"Loading {name} …", quiet=json):
+        with importing():
+            from stage_cli.core.model import StageModel
+
+        return StageModel.from_pretrained(name, device=device, precision=precision, offline=offline)
+
+
+def _load_player(name: str, options: PlayerOptions, *, json: bool) -> StagePlayer:
+    with console.spinner(f"Loading {name} …", quiet=json):
+        with importing():
+            from stage_cli.core.players.accompanist import StagePlayer
+
+        return StagePlayer.from_pretrained(
+            name, kit=options.kit, sounds=options.sounds, gain=options.gain, offline=options.offline
+        )
+
+
+def _completed(
+    model: Accompanist[Any, Any],
     request: StemRequest,
     settings: AccompanySettings,
     sampling: dict[str, Any],
     seed: int,
     variations: int,
-    device: str,
-    precision: str,
-    *,
-    offline: bool,
-    json: bool,
-) -> tuple[StageModel, AccompanySettings]:
-    """Load the model, and complete the settings by its own."""
-    with console.spinner(f"Loading {name} …", quiet=json):
-        with importing():
-            from stage_cli.core.accompany import check_stem, generation_for
-            from stage_cli.core.model import StageModel
-            from stage_cli.core.weights.hub import bundled_directory
+) -> AccompanySettings:
+    """Complete the settings by the model's own."""
+    from stage_cli.core.accompany import check_stem, generation_for
 
-        model = StageModel.from_pretrained(name, device=device, precision=precision, offline=offline)
-        check_stem(model, request.stem)
-        # A run has files for contexts, or one metronome: one of them stands for all.
-        generation = generation_for(model, request.context, sampling, seed=seed, variations=variations)
-    if not json:
-        console.print_note(f"Model: {name} on {model.runtime.device} in {model.runtime.precision}. Seed: {seed}.")
-        if bundled_directory(name) is not None:
-            console.print_note(
-                "It is small and was trained on synthetic songs. For a full-size one see docs/models.md."
-            )
-        if model.config.note:
-            console.print_note(model.config.note)
-    return model, replace(settings, generation=generation)
+    check_stem(model, request.stem)
+    # A run has files for contexts, or one metronome: one of them stands for all.
+    generation = generation_for(model, request.context, sampling, seed=seed, variations=variations)
+    return replace(settings, generation=generation)
+
+
+def _tell_of_model(model: Accompanist[Any, Any], name: str, seed: int) -> None:
+    from stage_cli.core.weights.hub import bundled_directory
+
+    config, runtime = getattr(model, "config", None), getattr(model, "runtime", None)
+    where = f" on {runtime.device} in {runtime.precision}" if runtime is not None else ""
+    console.print_note(f"Model: {name}{where}. Seed: {seed}.")
+    if bundled_directory(name) is not None:
+        console.print_note("It is small and was trained on synthetic songs. For a full-size one see docs/models.md.")
+    if config is not None and config.note:
+        console.print_note(config.note)
 
 
 def _stream(mix: bool) -> Stream:
@@ -360,7 +531,7 @@ def _stream(mix: bool) -> Stream:
 
 
 def _write(
-    model: StageModel,
+    model: Accompanist[Any, Any],
     name: str,
     requests: list[StemRequest],
     settings: AccompanySettings,
@@ -389,6 +560,8 @@ def _write(
             if json:
                 console.print_json(stem_as_json(request, result, stem, name))
             rows.append(table_row(result, stem))
+            if stem.mix_path is not None:
+                rows.append((str(stem.mix_path), f"{stem.seconds:.2f}", "–", "–", str(stem.seed), "–"))
         for note in notes_on(result):
             console.print_note(note)
     if rows and not json:

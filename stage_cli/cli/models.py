@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stage_cli.cli import console
+from stage_cli.cli.help import Group, complete_model, complete_stem
 from stage_cli.cli.options import JsonOption, OfflineOption
 from stage_cli.errors import UsageError, WeightsError
 
-app = typer.Typer(help="List, show, pull, import, merge and push models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Group, help="List, show, pull, import, merge and push models.", no_args_is_help=True, rich_markup_mode=None
+)
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Directory, Hub id, or a name of the list.", autocompletion=complete_model)
+]
 
 
 @app.command("list", cls=console.Command)
@@ -35,22 +41,32 @@ def list_models(json: JsonOption = False) -> None:
             })  # fmt: skip
         rows.append((model.name, model.stem or "–", f"{model.parameters:.0f} M", model.licence, where, model.note))
     if not json:
-        console.print_table(("name", "stem", "size", "licence", "where", "note"), rows, right=(2,))
+        columns = ("name", "stem", "size", "licence", "where", "note")
+        if sys.stdout.isatty() and not console.fits(columns, rows):  # `stage models show` tells the rest
+            columns, rows = columns[:4], [row[:4] for row in rows]
+        console.print_table(columns, rows, right=(2,))
 
 
 @app.command("show", cls=console.Command)
 def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOption = False) -> None:
     """Show what a model is, where it lies, and what it would have to fetch. A Hub model is fetched first."""
     from stage_cli.core.codec.config import CodecConfig
+    from stage_cli.core.model_config import StageConfig
     from stage_cli.core.weights.adapter_config import AdapterConfig
-    from stage_cli.core.weights.checkpoint import plan_directory
     from stage_cli.core.weights.hub import resolve
     from stage_cli.core.weights.inspection import adapter_missing_offline, adapter_size, missing_offline, own_config
 
     directory = resolve(name, offline=offline)
     own = own_config(directory)
     adapter = own if isinstance(own, AdapterConfig) else None
-    config = adapter.model if adapter else plan_directory(directory, offline=offline).config
+    if adapter is not None:
+        config = adapter.model
+    elif isinstance(own, StageConfig):
+        config = own
+    else:  # a published checkpoint says what it is in its tensors: reading those needs torch
+        from stage_cli.core.weights.checkpoint import plan_directory
+
+        config = plan_directory(directory, offline=offline).config
     codec, lm = config.codec, config.lm
     codec_name = "EnCodec" if isinstance(codec, CodecConfig) else "spectral codec"
     facts = {
@@ -66,9 +82,12 @@ def show_model(name: NameArgument, offline: OfflineOption = False, json: JsonOpt
         "licence": config.licence,
         "base": adapter.base if adapter else config.base,
         "path": str(directory),
-        "missing_offline": missing_offline(config, directory)
-        if adapter is None
-        else adapter_missing_offline(adapter, directory),
+        "missing_offline": [
+            console.as_typed(text)
+            for text in (
+                missing_offline(config, directory) if adapter is None else adapter_missing_offline(adapter, directory)
+            )
+        ],
     }
     if adapter is not None:
         facts |= {
@@ -100,7 +119,9 @@ def pull_model(name: NameArgument) -> None:
 @app.command("import", cls=console.Command)
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="STAGE, audiocraft or transformers checkpoint.")],
-    stem: Annotated[str | None, typer.Option("--stem", "-s", help="Stem that it writes.")] = None,
+    stem: Annotated[
+        str | None, typer.Option("--stem", "-s", help="Stem that it writes.", autocompletion=complete_stem)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; the models folder if left out.")
     ] = None,
@@ -108,12 +129,10 @@ def import_model(
         str | None,
         typer.Option("--base", help="MusicGen (directory or Hub id) that lends codec and text encoder."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
     offline: OfflineOption = False,
 ) -> None:
-    """Turn a checkpoint into a model that `--model` takes.
-
-    stage models import stage-drums.safetensors --stem drums
-    """
+    """Turn a checkpoint into a model that `--model` takes."""
     from stage_cli.core.stems import parse_stem
     from stage_cli.core.weights.hub import models_folder
 
@@ -124,7 +143,7 @@ def import_model(
     with console.spinner(f"Importing {checkpoint} …", quiet=False):
         from stage_cli.core.weights.importing import import_checkpoint
 
-        config = import_checkpoint(checkpoint, target, stem=chosen, base=base, offline=offline)
+        config = import_checkpoint(checkpoint, target, stem=chosen, base=base, overwrite=overwrite, offline=offline)
     if config.lm.separator and config.stem is None:
         console.print_note("This is a STAGE model, but no --stem was given: it will take any --stem for its own.")
     if not config.lm.separator:
@@ -146,10 +165,7 @@ def merge_model(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
     offline: OfflineOption = False,
 ) -> None:
-    """Make a whole model of an adapter and its base.
-
-    stage models merge runs/lora my-drums
-    """
+    """Make a whole model of an adapter and its base."""
     with console.spinner(f"Merging {name} …", quiet=False):
         from stage_cli.core.weights.hub import resolve
         from stage_cli.core.weights.importing import merge_adapter

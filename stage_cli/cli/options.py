@@ -6,11 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
+from stage_cli.cli.help import choice
 from stage_cli.core.generation.config import GenerationConfig
 
 _DRAW = GenerationConfig()
 
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=choice(("auto", "cpu", "cuda", "mps"))
+    ),
+]
 PrecisionOption = Annotated[
     str,
     typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8 (CPU)."),
@@ -50,6 +56,6 @@ LookaheadOption = Annotated[
 ]
 
 
-def chosen_sampling(**options: float | None) -> dict[str, Any]:
+def given_sampling(**options: float | None) -> dict[str, Any]:
     """Return the options that were given: they go before the model's own defaults."""
     return {name: value for name, value in options.items() if value is not None}

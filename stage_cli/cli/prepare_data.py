@@ -65,8 +65,6 @@ def prepare_data(
     """Mix each song's drums into one file, and write its beats, key, stems and levels to features.json.
 
     Run it again after a stop or a change: only what is missing or has changed is done.
-
-    stage prepare-data ~/moisesdb
     """
     settings = PrepareSettings(beats=beats, tags=tags, output=output, check=check)
     part = WHOLE_SET if shard is None else Shard.parse(shard)
@@ -256,7 +254,9 @@ def _as_json(result: PreparedSong, known_error: str) -> dict[str, Any]:
         "compute_seconds": result.compute_seconds,
     }
     if result.error is not None:
-        return {**facts, "error": result.error.what, "why": result.error.why, "next": result.error.next_step}
+        error = result.error
+        told = {"error": error.what, "why": error.why, "next": error.next_step}
+        return facts | {name: console.as_typed(text) for name, text in told.items()}
     if result.features is not None:
         rhythm, key = result.features.rhythm, result.features.key
         facts |= {

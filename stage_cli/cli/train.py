@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stage_cli.cli import console
+from stage_cli.cli.help import complete_recipe
 from stage_cli.cli.options import OfflineOption
 from stage_cli.errors import UsageError
 
@@ -23,7 +24,12 @@ INTERRUPTED = 130
 def train(
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", metavar="TOML", help="A run's TOML file, or a shipped recipe: drums, tiny, …"),
+        typer.Option(
+            "--config",
+            metavar="TOML",
+            help="A run's TOML file, or a shipped recipe: drums, tiny, …",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -36,10 +42,7 @@ def train(
     offline: OfflineOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event on stdout.")] = False,
 ) -> None:
-    """Train or fine-tune a model as a TOML file says.
-
-    stage train --config drums --set data.root=prepared/moisesdb
-    """
+    """Train or fine-tune a model as a TOML file says."""
     # One of several processes (torchrun) speaks; wrong use is the same for all of them.
     speaks = os.environ.get("RANK", "0") == "0"
     again = ["stage", "train", "--config", str(config), *(part for text in changes or [] for part in ("--set", text))]

@@ -74,17 +74,17 @@ class TrainingDisplay:
                 self._validated(event)
             case events.Skipped():
                 where = ", ".join(f"{song} (item {index})" for song, index in event.items)
-                self._say(
+                self._write_line(
                     f"step {event.step} is skipped: its loss or gradient is not finite; {event.in_a_row} in a row. "
                     f"Items: {where}"
                 )
             case events.Noted():
-                self._say(event.text)
+                self._write_line(event.text)
             case events.Saved():
-                self._say(f"step {event.step}: saved {event.path}")
+                self._write_line(f"step {event.step}: saved {event.path}")
             case events.Interrupted():
                 self.interrupted = True
-                self._say(f"Stopped; step {event.step} is saved. Go on with: {self._resume_command}")
+                self._write_line(f"Stopped; step {event.step} is saved. Go on with: {self._resume_command}")
             case events.Finished():
                 self._step = event.step
 
@@ -97,9 +97,9 @@ class TrainingDisplay:
 
     def _start(self, event: Started) -> None:
         facts = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in event.summary.items())
-        self._say(f"Training {event.directory}: {event.steps:,} steps{f'; {facts}' if facts else ''}.")
+        self._write_line(f"Training {event.directory}: {event.steps:,} steps{f'; {facts}' if facts else ''}.")
         if event.resumed_from is not None:
-            self._say(f"Going on after step {event.resumed_from}.")
+            self._write_line(f"Going on after step {event.resumed_from}.")
         self._step, self._steps = event.resumed_from or 0, event.steps
         self._printed = -math.inf
         self._open_bar()
@@ -117,9 +117,9 @@ class TrainingDisplay:
             "" if gap is None else f"context gap {gap:.4f}",
             f"demos in {event.demos[0].parent}" if event.demos else "",
         ]
-        self._say(f"step {event.step}: {', '.join(part for part in parts if part)}")
+        self._write_line(f"step {event.step}: {', '.join(part for part in parts if part)}")
 
-    def _say(self, text: str) -> None:
+    def _write_line(self, text: str) -> None:
         if self._quiet:
             return
         if self._bar is None:
@@ -134,7 +134,7 @@ class TrainingDisplay:
         now = time.monotonic()
         if self._bar is None and now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
-            self._say(text)
+            self._write_line(text)
 
     def _numbers(self) -> list[str]:
         """The loss, the context gap and the speed, as far as they are known."""

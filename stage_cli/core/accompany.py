@@ -29,6 +29,8 @@ from stage_cli.core.audio.writing import OUTPUT_FORMATS, AtomicAudioWriter, gain
 from stage_cli.core.contexts import Context
 from stage_cli.core.files import display_name
 from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.music.beats import BeatGrid
+from stage_cli.core.music.notes import Note
 from stage_cli.errors import UsageError, WeightsError
 
 SILENCE = -60.0
@@ -55,15 +57,53 @@ class AccompanySettings:
         generation: sampling, seed, and how many takes.
         description: text, or None.
         continuation: the beginning of the stem, with which every take starts, or None.
+        grid: the context's beats, for a player; None: they are the context's own, or heard.
     """
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     description: str | None = None
     continuation: Context | None = None
+    grid: BeatGrid | None = None
 
     def __post_init__(self) -> None:
         if self.description is not None and not self.description.strip():
             raise UsageError("`description` is empty", next_step="leave it out, or say how the stem should sound")
+
+
+UNCLEAR_BEATS = 0.25
+"""Beats of less confidence than this may be wrong, and the user is told so."""
+
+
+@dataclass(frozen=True)
+class HeardBeats:
+    """The beats that a player plays to.
+
+    Attributes:
+        grid: their times.
+        bpm: of the median beat; 0 without beats.
+        beats_per_bar: of most bars; 0 where that is unknown.
+        confidence: 0 to 1, how clearly they are heard; 1 where they are known.
+        given: whether they are known without listening.
+    """
+
+    grid: BeatGrid
+    bpm: float
+    beats_per_bar: int
+    confidence: float
+    given: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What the user should know of them; empty if they were given."""
+        if self.given:
+            return ""
+        if not self.grid.beats:
+            return "No beats are heard in the context: the stem follows what sounds, not a tempo."
+        bar = f", {self.beats_per_bar} to a bar" if self.beats_per_bar else ""
+        heard = f"Beats: {self.bpm:.1f} bpm{bar}, confidence {self.confidence:.2f} of 1."
+        if self.confidence < UNCLEAR_BEATS:
+            heard += " They are unclear, and may be wrong: listen to the stem with the context."
+        return heard
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +112,17 @@ class AudioBlock:
 
     Attributes:
         take: number of the take, from 0.
-        audio: `[channels, frames]` float32, frames > 0; may exceed full scale.
+        audio: `[channels, frames]` float32; may exceed full scale. Without frames if the block has notes.
         live: for those who listen while the take is generated: it comes early, and may differ from the others by
             rounding. The blocks that are not live are the take.
+        notes: the next notes of the take, in order of onset, from a model that writes notes. No block is both live and
+            has notes.
     """
 
     take: int
     audio: np.ndarray
     live: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 _Read = TypeVar("_Read")
@@ -114,6 +157,11 @@ class Accompanist(Protocol[_Read, _Given]):
         """What the user of each of its takes should know."""
         ...
 
+    @property
+    def sampling_names(self) -> tuple[str, ...]:
+        """The sampling settings that apply to it."""
+        ...
+
     def sampling_for(self, *, metronome: bool) -> Mapping[str, float]:
         """Its own sampling settings, for a metronome or for other contexts."""
         ...
@@ -130,8 +178,18 @@ class Accompanist(Protocol[_Read, _Given]):
         """
         ...
 
-    def read(self, blocks: Iterable[np.ndarray]) -> _Read:
-        """Read mono audio, `[frames]` blocks at `context_rate`, and return what it keeps of it."""
+    def read(self, blocks: Iterable[np.ndarray], *, grid: BeatGrid | None = None, metronome: bool = False) -> _Read:
+        """Read mono audio, and return what it keeps of it.
+
+        Args:
+            blocks: `[frames]` at `context_rate`.
+            grid: the beats, where they are known.
+            metronome: whether it is clicks alone.
+        """
+        ...
+
+    def beats_of(self, context: _Read) -> HeardBeats | None:
+        """Return the beats of what it has read; None if it writes no notes."""
         ...
 
     def generate(
@@ -144,6 +202,7 @@ class Accompanist(Protocol[_Read, _Given]):
         live_seconds: float | None = None,
         final: bool = True,
         on_seconds: Callable[[float], None] = lambda _: None,
+        sample_rate: int | None = None,
     ) -> Generator[AudioBlock]:
         """Generate the takes of a context, block by block, at `take_rate`.
 
@@ -153,8 +212,10 @@ class Accompanist(Protocol[_Read, _Given]):
             given: as `describe` returned it.
             continuation: the beginning, as `read` returned it.
             live_seconds: about how long live blocks are; None: there are none.
-            final: whether there are blocks that are not live.
+            final: whether there are blocks that are not live. A model that writes notes returns them in any case, in
+                blocks without frames: where neither live nor final blocks are wanted, it renders nothing.
             on_seconds: called with the seconds generated so far; may raise to stop.
+            sample_rate: Hz of the blocks, as `take_rate` returned it for the context; None is its usual one.
         """
         ...
 
@@ -171,6 +232,7 @@ class ContextReading:
         sample_rate: Hz, the context's own.
         channels: the context's.
         remarks: what the user should know of it.
+        beats: that the model plays to; None if it writes no notes.
     """
 
     context: Any
@@ -180,6 +242,7 @@ class ContextReading:
     sample_rate: int
     channels: int
     remarks: tuple[str, ...]
+    beats: HeardBeats | None = None
 
     @property
     def seconds(self) -> float:
@@ -200,6 +263,8 @@ class Stem:
         loudness: integrated loudness (BS.1770) in LUFS; −inf if silent or shorter than 0.4 s.
         turned_down: dB by which it was turned down to stay within full scale.
         remarks: what its user should know, such as that the context is silent.
+        notes: that are played, in order of onset; none if the model writes no notes.
+        beats: that are played to; None likewise.
     """
 
     audio: np.ndarray
@@ -210,6 +275,25 @@ class Stem:
     loudness: float
     turned_down: float = 0.0
     remarks: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    beats: HeardBeats | None = None
+
+    @property
+    def grid(self) -> BeatGrid | None:
+        """The beats and downbeats that are played to; None if the model writes no notes."""
+        return None if self.beats is None else self.beats.grid
+
+    def midi(self) -> bytes:
+        """Return the notes as a MIDI file, whose beats and bars are the song's.
+
+        Raises:
+            UsageError: the model writes no notes.
+        """
+        from stage_cli.core.music.midi import midi_bytes
+
+        if self.beats is None:
+            raise UsageError("this stem has no notes", why="its model writes audio", next_step="use a player")
+        return midi_bytes({self.name: self.notes}, self.beats.grid, duration=self.seconds)
 
     @property
     def seconds(self) -> float:
@@ -298,10 +382,17 @@ def generation_for(
         variations: how many takes.
 
     Raises:
-        UsageError: a value is not possible.
+        UsageError: a value is not possible, or the setting does not apply to the model.
         WeightsError: the model names a setting that there is not.
     """
-    config = GenerationConfig.of_chosen(sampling, seed=seed, variations=variations)
+    for name in sampling:
+        if name not in model.sampling_names:
+            raise UsageError(
+                f"`{name}` does not apply to this model",
+                why=f"it is a player; what applies is: {', '.join(model.sampling_names)}",
+                next_step="leave it out",
+            )
+    config = GenerationConfig.from_options(sampling, seed=seed, variations=variations)
     return config.for_model(model.sampling_for(metronome=context.is_metronome), tuple(sampling))
 
 
@@ -330,7 +421,8 @@ def read_context(
             done += len(block)
             on_progress("read", min(done / rate, opened.seconds), opened.seconds)
 
-    read = model.read(counted(opened.mono))
+    grid = context.grid if settings.grid is None else settings.grid
+    read = model.read(counted(opened.mono), grid=grid, metronome=context.is_metronome)
     stats = opened.mono.stats
     remarks = [*opened.remarks]
     if decibels(stats.source_peak) < SILENCE:
@@ -345,7 +437,11 @@ def read_context(
             f"the model hears it {abs(change):.0f} dB {direction}."
         )
         gain = np.float32(10 ** (change / 20))
-        read = model.read(counted(block * gain for block in opened.mono))
+        louder = (block * gain for block in opened.mono)
+        read = model.read(counted(louder), grid=grid, metronome=context.is_metronome)
+    beats = model.beats_of(read)
+    if beats is not None and decibels(stats.peak) >= SILENCE and beats.remark:
+        remarks.append(beats.remark)
     return ContextReading(
         read,
         given,
@@ -354,6 +450,7 @@ def read_context(
         stats.source_rate,
         stats.channels,
         (*remarks, *model.remarks),
+        beats,
     )
 
 
@@ -382,8 +479,9 @@ def generate_blocks(
 ) -> Generator[AudioBlock]:
     """Generate the takes of a context that was read, block by block, at the context's own rate.
 
-    The blocks of a take are together as long as the context. They may exceed full scale: what to do about it is known
-    only when all of them are there (`gain_for`). Whoever stops before the end closes the generator.
+    The blocks of a take are together as long as the context; blocks of notes have no frames. They may exceed full
+    scale: what to do about it is known only when all of them are there (`gain_for`). Whoever stops before the end
+    closes the generator.
 
     Args:
         model: that has read the context.
@@ -391,7 +489,8 @@ def generate_blocks(
         settings: as for the reading.
         on_progress: called after each step.
         live: also yield live blocks (`AudioBlock.live`), each take's in a row of their own.
-        final: yield the blocks that are not live, which are the same bits whether others are live or not.
+        final: yield the blocks that are not live, which are the same bits whether others are live or not. With neither
+            there are notes alone, of a model that writes them.
 
     Raises:
         WeightsError: the model returns samples that are no numbers.
@@ -410,9 +509,13 @@ def generate_blocks(
         live_seconds=LIVE_SECONDS if live else None,
         final=final,
         on_seconds=lambda done: on_progress("generate", min(done, seconds), seconds),
+        sample_rate=rate,
     )
     with contextlib.closing(blocks):
         for block in blocks:
+            if not block.audio.shape[1]:
+                yield block
+                continue
             if not np.isfinite(block.audio).all():
                 raise WeightsError(
                     "The model returned samples that are no numbers",
@@ -477,18 +580,24 @@ def accompany(
     """
     reading = read_context(model, context, settings, on_progress)
     takes: list[list[np.ndarray]] = [[] for _ in range(settings.generation.variations)]
+    notes: list[list[Note]] = [[] for _ in takes]
     meters = [LoudnessMeter(reading.sample_rate, model.channels) for _ in takes]
     blocks = generate_blocks(model, reading, settings, on_progress, live=on_audio is not None)
     with contextlib.closing(blocks):
         for block in blocks:
-            if not block.live:
+            if block.notes:
+                notes[block.take].extend(block.notes)
+            elif not block.live:
                 takes[block.take].append(block.audio)
                 meters[block.take].push(block.audio.T)
             elif on_audio is not None and block.take == 0:
                 on_audio(block.audio[0] if model.channels == 1 else block.audio)
     return [
-        _stem(model, reading, np.concatenate(take, axis=1), meter, settings.generation.seed + number)
-        for number, (take, meter) in enumerate(zip(takes, meters, strict=True))
+        replace(
+            _stem(model, reading, np.concatenate(take, axis=1), meter, settings.generation.seed + number),
+            notes=tuple(written),
+        )
+        for number, (take, meter, written) in enumerate(zip(takes, meters, notes, strict=True))
     ]
 
 
@@ -507,6 +616,7 @@ def _stem(
         loudness=meter.integrated + change,
         turned_down=abs(change),
         remarks=reading.remarks,
+        beats=reading.beats,
     )
 
 

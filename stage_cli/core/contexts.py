@@ -11,7 +11,7 @@ import numpy as np
 
 from stage_cli.core.audio.naming import output_path
 from stage_cli.core.audio.reading import BLOCK_FRAMES, LOUDEST_SAMPLE, MonoReader, MonoStream, read_blocks
-from stage_cli.core.music.beats import constant_grid, metronome_blocks
+from stage_cli.core.music.beats import BeatGrid, constant_grid, metronome_blocks
 from stage_cli.errors import UsageError
 
 # An array of more rows is taken for one that lies the other way round, `[frames, channels]`.
@@ -44,6 +44,11 @@ class Context(Protocol):
     @property
     def is_metronome(self) -> bool:
         """Whether it is clicks alone; models may have other sampling defaults for them."""
+        ...
+
+    @property
+    def grid(self) -> BeatGrid | None:
+        """Its beats, where they are known without listening."""
         ...
 
     def open(self, sample_rate: int) -> OpenContext:
@@ -83,6 +88,11 @@ class FileContext:
     def is_metronome(self) -> bool:
         """False."""
         return False
+
+    @property
+    def grid(self) -> BeatGrid | None:
+        """None: its beats are to be heard."""
+        return None
 
     def open(self, sample_rate: int) -> OpenContext:
         """Look at the file's header; see `Context.open`."""
@@ -164,6 +174,11 @@ class ArrayContext:
         """False."""
         return False
 
+    @property
+    def grid(self) -> BeatGrid | None:
+        """None: its beats are to be heard."""
+        return None
+
     def open(self, sample_rate: int) -> OpenContext:
         """Get ready to read it; see `Context.open`."""
         seconds, remarks = _length(self._seconds - self.start, self.duration, 1 / self.sample_rate)
@@ -218,6 +233,11 @@ class MetronomeContext:
         """True."""
         return True
 
+    @property
+    def grid(self) -> BeatGrid:
+        """Its clicks."""
+        return constant_grid(self.bpm, self.beats_per_bar, self.duration, self.offset)
+
     def open(self, sample_rate: int) -> OpenContext:
         """Get ready to make it; see `Context.open`."""
         stream = MonoStream(lambda: self.source_blocks(sample_rate), sample_rate, 1, sample_rate)
@@ -225,12 +245,81 @@ class MetronomeContext:
 
     def source_blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
         """Make the clicks, `[frames, 1]` at a rate in Hz."""
-        grid = constant_grid(self.bpm, self.beats_per_bar, self.duration, self.offset)
-        return (block[:, None] for block in metronome_blocks(grid, self.duration, sample_rate))
+        return (block[:, None] for block in metronome_blocks(self.grid, self.duration, sample_rate))
 
     def output_path(self, stem: str, variation: int, format: str, *, mixed: bool = False) -> Path:
         """Name the file in the current folder: `120bpm.drums.wav`."""
         return output_path(Path(f"{self.bpm:g}bpm.wav"), stem, variation, format, mixed=mixed)
+
+
+ContextLike = str | Path | np.ndarray | Context
+"""What Python users give as a context: a file, an array, or one of the classes above."""
+
+
+def given_audio(
+    audio: ContextLike, sample_rate: int | None, start: float = 0.0, duration: float | None = None
+) -> Context:
+    """Make a context of a file or an array.
+
+    Args:
+        audio: a file, an array, or a context.
+        sample_rate: Hz of an array.
+        start: seconds to skip.
+        duration: seconds to use; None uses the rest.
+
+    Raises:
+        UsageError: two settings do not go together, or an array has no rate.
+    """
+    if isinstance(audio, str | Path):
+        if sample_rate is not None:
+            raise UsageError(
+                f"`sample_rate` goes with an array, and {audio} is a file",
+                why="a file says its rate itself",
+                next_step="leave it out",
+            )
+        return FileContext(Path(audio).expanduser(), start, duration)
+    if isinstance(audio, FileContext | ArrayContext | MetronomeContext):
+        if sample_rate is not None or start or duration is not None:
+            raise UsageError(
+                f"`sample_rate`, `start` and `duration` do not go with {type(audio).__name__}",
+                next_step="say them where it is made",
+            )
+        return audio
+    if sample_rate is None:
+        raise UsageError(
+            "`sample_rate` is missing",
+            why="an array does not say its rate",
+            next_step="give its rate in Hz, such as sample_rate=44100",
+        )
+    return ArrayContext(np.asarray(audio), sample_rate, start, duration)
+
+
+def context_of(
+    context: ContextLike | None,
+    sample_rate: int | None,
+    bpm: float | None,
+    beats_per_bar: int | None,
+    offset: float | None,
+    start: float,
+    duration: float | None,
+) -> Context:
+    """Make the context that a user has named: audio (`given_audio`), or with `bpm` a metronome.
+
+    Raises:
+        UsageError: two settings do not go together, a value is out of range, or there is nothing to accompany.
+    """
+    if bpm is None:
+        for name, value in (("beats_per_bar", beats_per_bar), ("offset", offset)):
+            if value is not None:
+                raise UsageError(f"`{name}` goes with `bpm` only")
+        if context is None:
+            raise UsageError("There is nothing to accompany", next_step="give a file, an array, or `bpm`")
+        return given_audio(context, sample_rate, start, duration)
+    if context is not None or start:
+        extra = "`start`" if context is None else "the context"
+        raise UsageError("`bpm` makes its own context", next_step=f"leave out {extra}")
+    clicks = {"beats_per_bar": beats_per_bar, "offset": offset, "duration": duration}
+    return MetronomeContext(bpm, **{name: value for name, value in clicks.items() if value is not None})  # ty: ignore[invalid-argument-type]
 
 
 def _length(available: float, wanted: float | None, frame: float) -> tuple[float, tuple[str, ...]]:

@@ -15,20 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stage_cli.core.accompany import AccompanySettings, AudioBlock, Progress, Stem, accompany, generation_for
+from stage_cli.core.accompany import (
+    AccompanySettings,
+    AudioBlock,
+    HeardBeats,
+    Progress,
+    Stem,
+    accompany,
+    generation_for,
+)
 from stage_cli.core.codec.config import make_codec
 from stage_cli.core.codec.streaming import PIECE_FRAMES, StreamingDecoder, StreamingEncoder
-from stage_cli.core.contexts import ArrayContext, Context, FileContext, MetronomeContext
-from stage_cli.core.generation.config import GenerationConfig
+from stage_cli.core.contexts import ContextLike, context_of, given_audio
+from stage_cli.core.generation.config import SAMPLING, GenerationConfig
 from stage_cli.core.generation.song import generate_song
 from stage_cli.core.lm.linear import Int8Linear
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model_config import StageConfig
+from stage_cli.core.music.beats import BeatGrid
 from stage_cli.core.precision import BYTES_PER_WEIGHT, Runtime, choose_runtime
 from stage_cli.core.text import TextEncoder
 from stage_cli.core.weights.checkpoint import own_shapes, plan_directory
 from stage_cli.core.weights.formats import Plan
-from stage_cli.core.weights.hub import push_directory, resolve
+from stage_cli.core.weights.hub import is_player, push_directory, resolve
 from stage_cli.core.weights.saving import save_directory
 from stage_cli.core.weights.tensors import check_finite
 from stage_cli.errors import DeviceError, UsageError, WeightsError
@@ -85,6 +94,11 @@ class StageModel(nn.Module):
             DeviceError: the device is absent, or the model does not fit into its memory.
         """
         directory = resolve(name, offline=offline)
+        if is_player(directory):
+            raise UsageError(
+                f"{name} is a player: it writes notes, and no codes",
+                next_step="load it with StagePlayer.from_pretrained",
+            )
         plan = plan_directory(directory, offline=offline)
         model = cls.from_plan(plan, runtime_for(plan.config, device, precision, rounded=plan.rounded))
         model.directory, model.offline = directory, offline
@@ -233,7 +247,7 @@ class StageModel(nn.Module):
             "guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
             "advance": advance, "lookahead": lookahead,
         }  # fmt: skip
-        source = _context(context, sample_rate, bpm, beats_per_bar, offset, start, duration)
+        source = context_of(context, sample_rate, bpm, beats_per_bar, offset, start, duration)
         generation = generation_for(
             self,
             source,
@@ -241,7 +255,7 @@ class StageModel(nn.Module):
             seed=secrets.randbelow(2**31) if seed is None else seed,
             variations=1 if variations is None else variations,
         )
-        beginning = None if continuation is None else _audio_context(continuation, sample_rate)
+        beginning = None if continuation is None else given_audio(continuation, sample_rate)
         settings = AccompanySettings(generation, description, beginning)
         stems = accompany(self, source, settings, on_progress or (lambda *_: None), on_audio=on_audio)
         return stems[0] if variations is None else stems
@@ -352,6 +366,11 @@ class StageModel(nn.Module):
             "Train it for a stem, or import a STAGE checkpoint.",
         )
 
+    @property
+    def sampling_names(self) -> tuple[str, ...]:
+        """All sampling settings apply to it."""
+        return SAMPLING
+
     def sampling_for(self, *, metronome: bool) -> Mapping[str, float]:
         """Its own sampling settings, for a metronome or for other contexts."""
         return self.config.sampling_for(metronome=metronome)
@@ -367,7 +386,13 @@ class StageModel(nn.Module):
             return None if description is None else self.encode_description(description)
 
     @torch.inference_mode()
-    def read(self, blocks: Iterable[np.ndarray]) -> Tensor:
+    def read(
+        self,
+        blocks: Iterable[np.ndarray],
+        *,
+        grid: BeatGrid | None = None,  # noqa: ARG002 - it hears the beats itself
+        metronome: bool = False,  # noqa: ARG002
+    ) -> Tensor:
         """Encode mono audio, blocks `[frames]` at the codec's rate, in pieces.
 
         Returns:
@@ -385,6 +410,10 @@ class StageModel(nn.Module):
             codes.append(encoder.finish())
             return torch.cat(codes, dim=2).to(self.runtime.device)
 
+    def beats_of(self, context: Tensor) -> HeardBeats | None:  # noqa: ARG002 - it has no idea of beats
+        """None: it follows the context, and counts no beats."""
+        return None
+
     @torch.inference_mode()
     def generate(
         self,
@@ -396,6 +425,7 @@ class StageModel(nn.Module):
         live_seconds: float | None = None,
         final: bool = True,
         on_seconds: Callable[[float], None] = lambda _: None,
+        sample_rate: int | None = None,  # noqa: ARG002 - a codec has one rate
     ) -> Generator[AudioBlock]:
         """Generate codes, and decode them as they come; `accompany` is what most callers want.
 
@@ -407,6 +437,7 @@ class StageModel(nn.Module):
             live_seconds: about how long live blocks are; None: there are none.
             final: whether there are blocks that are not live.
             on_seconds: called after each step with the seconds generated so far; may raise to stop.
+            sample_rate: not needed.
 
         Yields:
             Blocks of each take, `[1, samples]` at the codec's rate.
@@ -512,62 +543,6 @@ class _TakeDecoder:
         if mono.shape[1]:
             for take, samples in enumerate(mono.float().cpu().numpy()):
                 yield AudioBlock(take, samples[None], self._live)
-
-
-ContextLike = str | Path | np.ndarray | Context
-"""A file, an array, or a context of `core/contexts.py`."""
-
-
-def _audio_context(
-    audio: ContextLike, sample_rate: int | None, start: float = 0.0, duration: float | None = None
-) -> Context:
-    """Make a context of a file or an array."""
-    if isinstance(audio, str | Path):
-        if sample_rate is not None:
-            raise UsageError(
-                f"`sample_rate` goes with an array, and {audio} is a file",
-                why="a file says its rate itself",
-                next_step="leave it out",
-            )
-        return FileContext(Path(audio).expanduser(), start, duration)
-    if isinstance(audio, FileContext | ArrayContext | MetronomeContext):
-        if sample_rate is not None or start or duration is not None:
-            raise UsageError(
-                f"`sample_rate`, `start` and `duration` do not go with {type(audio).__name__}",
-                next_step="say them where it is made",
-            )
-        return audio
-    if sample_rate is None:
-        raise UsageError(
-            "`sample_rate` is missing",
-            why="an array does not say its rate",
-            next_step="give its rate in Hz, such as sample_rate=44100",
-        )
-    return ArrayContext(np.asarray(audio), sample_rate, start, duration)
-
-
-def _context(
-    context: ContextLike | None,
-    sample_rate: int | None,
-    bpm: float | None,
-    beats_per_bar: int | None,
-    offset: float | None,
-    start: float,
-    duration: float | None,
-) -> Context:
-    """Make the context that a user has named."""
-    if bpm is None:
-        for name, value in (("beats_per_bar", beats_per_bar), ("offset", offset)):
-            if value is not None:
-                raise UsageError(f"`{name}` goes with `bpm` only")
-        if context is None:
-            raise UsageError("There is nothing to accompany", next_step="give a file, an array, or `bpm`")
-        return _audio_context(context, sample_rate, start, duration)
-    if context is not None or start:
-        extra = "`start`" if context is None else "the context"
-        raise UsageError("`bpm` makes its own context", next_step=f"leave out {extra}")
-    clicks = {"beats_per_bar": beats_per_bar, "offset": offset, "duration": duration}
-    return MetronomeContext(bpm, **{name: value for name, value in clicks.items() if value is not None})  # ty: ignore[invalid-argument-type]
 
 
 def runtime_for(config: StageConfig, device: str, precision: str, *, rounded: bool = False) -> Runtime:

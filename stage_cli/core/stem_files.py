@@ -23,6 +23,7 @@ from stage_cli.core.accompany import (
     Accompanist,
     AccompanySettings,
     ContextReading,
+    HeardBeats,
     Progress,
     check_stem,
     generate_blocks,
@@ -41,7 +42,12 @@ from stage_cli.core.audio.writing import (
 )
 from stage_cli.core.contexts import Context
 from stage_cli.core.files import display_name
+from stage_cli.core.music.beats import BeatGrid
+from stage_cli.core.music.notes import Note
 from stage_cli.errors import AudioError, UsageError
+
+MIDI_SUFFIXES: tuple[str, ...] = (".mid", ".midi")
+"""File name endings, in lower case, of MIDI files; the first is written."""
 
 
 class NamedContext(Context, Protocol):
@@ -64,6 +70,8 @@ class StemRequest:
         format: "wav" or "flac".
         overwrite: replace files that exist.
         growing: each file can be listened to while it is generated, under the name that `growing_path` gives it.
+        midi_paths: one MIDI file for each take, from a model that writes notes; or none. Without `stem_paths` they are
+            all that is written, and nothing is played.
     """
 
     context: NamedContext
@@ -73,6 +81,12 @@ class StemRequest:
     format: str = "wav"
     overwrite: bool = False
     growing: bool = False
+    midi_paths: tuple[Path, ...] = ()
+
+    @property
+    def midi_only(self) -> bool:
+        """Whether notes are written, and no audio."""
+        return bool(self.midi_paths) and not self.stem_paths
 
     @property
     def growing_paths(self) -> tuple[Path, ...]:
@@ -119,6 +133,8 @@ def plan_requests(
     mix: bool,
     inputs: Sequence[Path] = (),
     field: str = "output",
+    midi: bool = False,
+    audio: bool = True,
 ) -> list[StemRequest]:
     """Name the files of each context.
 
@@ -131,12 +147,15 @@ def plan_requests(
         mix: write context and stem together, too.
         inputs: files that are read besides the contexts, and so cannot be written.
         field: name of the setting that holds the output, for messages.
+        midi: write notes, too, from a model that writes them.
+        audio: write the stem itself; if not, `output` may end in .mid.
 
     Raises:
         UsageError: one file for several contexts; two outputs of the same name; an output that is a context; an output
             that exists and `overwrite` is off.
     """
-    is_file = output is not None and not output.is_dir() and output.suffix.lower() in AUDIO_SUFFIXES
+    endings = AUDIO_SUFFIXES if audio else (*AUDIO_SUFFIXES, *MIDI_SUFFIXES)
+    is_file = output is not None and not output.is_dir() and output.suffix.lower() in endings
     if is_file and len(contexts) > 1:
         raise UsageError(
             f"`{field}` {output} is one file, but there are {len(contexts)} contexts", next_step="name a folder"
@@ -144,11 +163,15 @@ def plan_requests(
     requests = []
     for context in contexts:
 
-        def named(variation: int, *, mixed: bool = False, context: NamedContext = context) -> Path:
+        def named(variation: int, *, mixed: bool = False, notes: bool = False, context: NamedContext = context) -> Path:
             if is_file and output is not None:
                 number = "" if variation == 1 else f".{variation}"
-                return output.with_name(f"{output.stem}{number}{'.mix' if mixed else ''}{output.suffix}")
-            path = context.output_path(template.stem, variation, template.format, mixed=mixed)
+                ending = output.suffix
+                if notes and ending.lower() not in MIDI_SUFFIXES:
+                    ending = MIDI_SUFFIXES[0]
+                return output.with_name(f"{output.stem}{number}{'.mix' if mixed else ''}{ending}")
+            format = MIDI_SUFFIXES[0].removeprefix(".") if notes else template.format
+            path = context.output_path(template.stem, variation, format, mixed=mixed)
             return path if output is None else output / path.name
 
         numbers = range(1, variations + 1)
@@ -156,8 +179,9 @@ def plan_requests(
             replace(
                 template,
                 context=context,
-                stem_paths=tuple(named(i) for i in numbers),
+                stem_paths=tuple(named(i) for i in numbers) if audio else (),
                 mix_paths=tuple(named(i, mixed=True) for i in numbers) if mix else (),
+                midi_paths=tuple(named(i, notes=True) for i in numbers) if midi else (),
             )
         )
     _check_outputs(requests, inputs)
@@ -169,7 +193,7 @@ def _check_outputs(requests: Sequence[StemRequest], inputs: Sequence[Path]) -> N
     read = {path.resolve() for path in (*paths, *inputs) if path is not None}
     seen: set[Path] = set()
     for request in requests:
-        for path in (*request.stem_paths, *request.mix_paths, *request.growing_paths):
+        for path in (*request.stem_paths, *request.mix_paths, *request.midi_paths, *request.growing_paths):
             real = path.resolve()
             if real in read:
                 raise UsageError(
@@ -193,7 +217,7 @@ class StemFile:
     """One take that was written.
 
     Attributes:
-        path: the take's file; None if it was only streamed.
+        path: the take's file; None if it was only streamed, or its notes are all that was written.
         mix_path: the mix's file, if there is one.
         seed: that generates this take alone.
         seconds: length of audio.
@@ -204,6 +228,11 @@ class StemFile:
         turned_down: dB by which the take was turned down, 0 if it was not.
         mix_turned_down: likewise for the mix.
         silent: whether the peak is under −60 dBFS.
+        midi_path: the file of its notes, if there is one.
+        note_count: how many notes it has; None, as what follows, if the model writes no notes.
+        bpm: of the beats that it plays to, the median; 0 if no beats were heard.
+        beats: how many there are.
+        beat_confidence: 0 to 1, how clearly they were heard; 1 if they were known.
     """
 
     path: Path | None
@@ -217,6 +246,11 @@ class StemFile:
     turned_down: float
     mix_turned_down: float
     silent: bool
+    midi_path: Path | None = None
+    note_count: int | None = None
+    bpm: float | None = None
+    beats: int | None = None
+    beat_confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -265,15 +299,23 @@ def write_stems(
         stream: where the first take goes while it is generated; files do not differ by a bit for it.
 
     Raises:
-        UsageError: the model is for another stem or takes no text, a file exists, the context is too short.
+        UsageError: the model is for another stem, takes no text or writes no notes; a file exists; the context is too
+            short.
         AudioError: a file cannot be read or written.
         WeightsError: the model returns NaN or infinite samples.
         DeviceError: out of memory.
+        MidiError: a MIDI file cannot be written.
         OSError: the stream cannot be written; BrokenPipeError if nobody reads it any more.
     """
     began = time.perf_counter()
     check_stem(model, request.stem)
     reading = read_context(model, request.context, settings, on_progress)
+    if request.midi_paths and reading.beats is None:
+        raise UsageError(
+            "This model writes no notes: there is no MIDI to write",
+            why="it writes audio",
+            next_step="use `model` player-" + request.stem,
+        )
     channels, seed = model.channels, settings.generation.seed
     with contextlib.ExitStack() as stack:
         # Before the files: what grew is deleted when they have their names, and not earlier.
@@ -287,8 +329,12 @@ def write_stems(
             for path in request.stem_paths
         ]
         blocks = generate_blocks(model, reading, settings, on_progress, live=bool(live.takes), final=bool(takes))
+        written: list[list[Note]] = [[] for _ in range(settings.generation.variations)]
         with contextlib.closing(blocks):
             for block in blocks:
+                if not block.audio.shape[1]:
+                    written[block.take].extend(block.notes)
+                    continue
                 (live.takes if block.live else takes)[block.take].push(block.audio.T)
         for take in takes:
             take.flush()
@@ -299,6 +345,10 @@ def write_stems(
         )
         if not takes:
             stems = tuple(_streamed(reading, take, seed + i) for i, take in enumerate(live.takes))
+        if request.midi_only:
+            stems = tuple(_unplayed(reading, seed + i) for i in range(len(written)))
+        if reading.beats is not None:
+            stems = tuple(_noted(stem, reading.beats, tuple(written[i]), request, i) for i, stem in enumerate(stems))
     return WrittenStems(stems, time.perf_counter() - began, notes)
 
 
@@ -512,6 +562,47 @@ def _write(
         mix_turned_down=abs(20 * math.log10(mix_gain)),
         silent=peak < SILENCE,
     )
+
+
+def _unplayed(reading: ContextReading, seed: int) -> StemFile:
+    return StemFile(
+        path=None,
+        mix_path=None,
+        seed=seed,
+        seconds=reading.seconds,
+        sample_rate=reading.sample_rate,
+        frames=reading.frames,
+        peak=-math.inf,
+        loudness=-math.inf,
+        turned_down=0.0,
+        mix_turned_down=0.0,
+        silent=False,
+    )
+
+
+def _noted(stem: StemFile, beats: HeardBeats, notes: tuple[Note, ...], request: StemRequest, take: int) -> StemFile:
+    """Write a take's notes, if they are wanted, and tell of them."""
+    path = request.midi_paths[take] if request.midi_paths else None
+    if path is not None:
+        _write_notes(path, request, beats.grid, notes, stem.seconds)
+    return replace(
+        stem,
+        midi_path=path,
+        note_count=len(notes),
+        bpm=beats.bpm,
+        beats=len(beats.grid.beats),
+        beat_confidence=beats.confidence,
+    )
+
+
+def _write_notes(path: Path, request: StemRequest, grid: BeatGrid, notes: Sequence[Note], seconds: float) -> None:
+    from stage_cli.core.music.midi import write_midi
+
+    if path.exists() and not request.overwrite:  # it was not there when the files were planned
+        raise UsageError(
+            f"{display_name(path)} already exists", next_step="use `overwrite` to replace it, or another `output`"
+        )
+    write_midi(path, {request.stem: notes}, grid, duration=seconds)
 
 
 def _streamed(reading: ContextReading, take: _LiveTake, seed: int) -> StemFile:

@@ -55,13 +55,15 @@ def test_a_number_out_of_range_for_a_metronome(
 
 @pytest.mark.parametrize(
     "option",
-    [
-        "--guidance", "--temperature", "--top-k", "--top-p", "--advance", "--lookahead", "--variations", "--seed",
-        "--start", "--duration", "--bpm", "--beats-per-bar", "--offset",
-    ],
-)  # fmt: skip
+    ["--guidance", "--temperature", "--top-k", "--top-p", "--advance", "--lookahead", "--variations", "--seed"],
+)
 def test_a_word_is_no_number(refused: Refused, option: str) -> None:
     refused("generate", "mix.wav", option, "many", code=2, match=f"Invalid value for '{option}'.*'many' is not a valid")
+
+
+@pytest.mark.parametrize("option", ["--start", "--duration", "--bpm", "--beats-per-bar", "--offset"])
+def test_a_word_is_no_time_and_no_tempo(refused: Refused, option: str) -> None:
+    refused("generate", "mix.wav", option, "many", code=2, match=f"Error: {option} cannot be 'many'.*next: give")
 
 
 def test_a_duration_beyond_all_files_is_the_rest_of_the_file(generate: Stage, write_music: Write) -> None:
@@ -196,7 +198,7 @@ def test_out_of_memory(
     command = ("generate", write_music(), "--stem", "drums", "--model", tiny_model_dir)
     match = (
         r"Out of memory on cpu.*weights alone need: float32 [\d.]+ GB, .*int8 [\d.]+ GB.*"
-        "try --precision int8 --device cpu, or a smaller --model, or fewer --variations"
+        "try --precision int8 on --device cpu, or a smaller --model, or fewer --variations"
     )
     refused(*command, code=1, match=match)
 

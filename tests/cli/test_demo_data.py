@@ -170,10 +170,10 @@ def test_summary_goes_to_stdout_and_progress_to_stderr(stage: Stage) -> None:
     [
         (("--songs", 0), r"--songs cannot be 0.*allowed: 1 to"),
         (("--songs", 10**9), r"--songs cannot be 1000000000"),
-        (("--seconds", 0.01), r"--seconds cannot be 0.01.*1 to 600"),
-        (("--seconds", "nan"), r"--seconds cannot be nan"),
-        (("--seconds", "inf"), r"--seconds cannot be inf"),
-        (("--seconds", 1e7), r"--seconds cannot be 1e\+07"),
+        (("--seconds", 0.01), r"--duration cannot be 0.01.*1 to 600"),
+        (("--seconds", "nan"), r"--duration cannot be nan"),
+        (("--seconds", "inf"), r"--duration cannot be inf"),
+        (("--seconds", 1e7), r"--duration cannot be 1e\+07"),
         (("--seed", -1), r"--seed cannot be -1"),
         (("--jobs", 0), r"--jobs cannot be 0"),
         (("--sounds", "orchestra"), r"--sounds cannot be 'orchestra'.*auto, synth, soundfont, mixed"),
@@ -194,7 +194,7 @@ def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Pat
     write_drummers(tmp_path / "groove", tempos=(84, 100, 118, 138, 160))
     write_midi_file(tmp_path / "midi" / "piece.mid", band_tracks(16))
     (tmp_path / "midi" / "text.mid").write_text("not MIDI")
-    options = ["--songs", 6, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
+    options = ["--songs", 10, "--seconds", 2, "--seed", 5, "--sounds", "synth"]
     learned = ["--drummers", "groove", "--arrangements", "midi", "--arrangement-share", 0.4]
     outcome = stage("demo-data", "songs", *options, *learned, "--json")
     assert outcome.code == 0

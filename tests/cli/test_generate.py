@@ -220,7 +220,8 @@ def test_json(generate: Stage, write_music: Write, tiny_model_dir: Path) -> None
     first, second = generate(context, "--seed", 7, "--variations", 2, "--mix").results
     assert list(first) == list(second) == [
         "context", "stem", "model", "path", "mix_path", "seed", "seconds", "sample_rate", "frames", "peak", "loudness",
-        "turned_down", "mix_turned_down", "silent", "compute_seconds", "speed", "notes",
+        "turned_down", "mix_turned_down", "silent", "midi_path", "note_count", "bpm", "beats", "beat_confidence",
+        "compute_seconds", "speed", "notes",
     ]  # fmt: skip
     assert (first["context"], first["stem"], first["model"]) == (str(context), "drums", str(tiny_model_dir))
     assert (first["seed"], second["seed"]) == (7, 8)

@@ -208,8 +208,18 @@ def test_import_over_a_model(
     refused: Refused, stage_checkpoint: Path, musicgen_dir: Path, change_model: ChangeModel
 ) -> None:
     change_model("own-models/stage-drums")
-    match = "own-models/stage-drums holds a model already.*another --output, or delete it first"
+    match = "own-models/stage-drums holds a model already.*--overwrite to replace it, or give another --output"
     refused("models", "import", stage_checkpoint, "--base", musicgen_dir, "--stem", "drums", code=2, match=match)
+
+
+def test_import_that_replaces_a_model(
+    stage: Stage, stage_checkpoint: Path, musicgen_dir: Path, change_model: ChangeModel
+) -> None:
+    folder = change_model("own-models/stage-drums")
+    before = (folder / "config.json").read_bytes()
+    outcome = stage("models", "import", stage_checkpoint, "--base", musicgen_dir, "--stem", "drums", "--overwrite")
+    assert outcome.code == 0, outcome.stderr
+    assert (folder / "config.json").read_bytes() != before
 
 
 class _Attack:

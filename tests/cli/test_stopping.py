@@ -9,7 +9,7 @@ import pytest
 
 LOST = """
 import os, signal
-from stage_cli.cli import stopping
+from stage_cli.cli import process
 from stage_cli.cli.console import audio_progress, count_progress, phase_progress
 
 class Finalized:
@@ -19,7 +19,7 @@ class Finalized:
             pass
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
-stopping.listen()
+process.install_signals()
 with audio_progress("song", quiet=True) as audio, count_progress("songs", 1, "songs", quiet=True) as count, \\
         phase_progress("songs", quiet=True) as phase:
     audio("read", 0.0, 1.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prepared_songs import write_song
 
-from stage_cli.core.data.augment import Augmentation, draw_augmentation, stretch
+from stage_cli.core.data.augment import Augmentation, pick_augmentation, stretch
 from stage_cli.core.data.config import DataConfig
 from stage_cli.core.data.dataset import StemDataset
 from stage_cli.errors import StageError
@@ -126,7 +126,7 @@ def test_without_a_library_it_is_an_error(monkeypatch):
 
 def test_draws_are_as_published():
     config = DataConfig(("x",))
-    draws = [draw_augmentation(config, np.random.default_rng(seed)) for seed in range(4000)]
+    draws = [pick_augmentation(config, np.random.default_rng(seed)) for seed in range(4000)]
     speeds = np.array([draw.speed for draw in draws if draw.speed != 1.0])
     pitches = np.array([draw.semitones for draw in draws])
     assert len(speeds) / len(draws) == pytest.approx(0.5 * 40 / 41, abs=0.03)
@@ -138,7 +138,7 @@ def test_draws_are_as_published():
     both = np.mean([draw.speed != 1.0 and draw.semitones != 0 for draw in draws])
     assert both == pytest.approx(0.25 * 40 / 41 * 8 / 9, abs=0.03)  # independent of each other
     plain = config.without_augmentation()
-    assert all(draw_augmentation(plain, np.random.default_rng(seed)).is_identity for seed in range(100))
+    assert all(pick_augmentation(plain, np.random.default_rng(seed)).is_identity for seed in range(100))
 
 
 @pytest.mark.usefixtures("library")

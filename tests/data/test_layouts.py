@@ -287,7 +287,7 @@ def test_the_layout_can_be_forced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "match"),
     [(None, "no songs in .*musdb18 or slakh or moisesdb or folders"), ("slakh", "nothing in it looks like slakh"),
-     ("dsd100", "--layout cannot be 'dsd100'")],
+     ("dsd100", "`layout` cannot be 'dsd100'")],
 )  # fmt: skip
 def test_no_songs(tmp_path: Path, layout: str | None, match: str) -> None:
     (tmp_path / "empty").mkdir()

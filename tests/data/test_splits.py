@@ -39,9 +39,16 @@ def test_as_published_the_last_24_by_name_that_have_the_stem_validate():
     assert not split.left_out
 
 
+@pytest.mark.parametrize(("songs", "validating"), [(2, 1), (7, 1), (20, 4), (24, 4), (25, 24), (60, 24)])
+def test_few_songs_leave_some_for_the_training(songs: int, validating: int) -> None:
+    split = split_songs([song(f"{number:02d}") for number in range(songs)], config())
+    assert len(split.validation) == validating
+    assert len(split.training) == songs - validating
+
+
 def test_a_set_that_is_too_small_says_what_to_change():
-    with pytest.raises(UsageError, match=r"no song is left for the training .* data\.validation_songs = 24 takes 20"):
-        split_songs([song(f"{number}") for number in range(20)], config())
+    with pytest.raises(UsageError, match=r"no song is left for the training .* data\.validation_songs = 24 takes 1"):
+        split_songs([song("1")], config())
     with pytest.raises(UsageError, match=r"no song is left for the validation .*fraction"):
         split_songs([song("1")], config(split="fraction", validation_fraction=1e-9))
 

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from stage_cli.core.evaluation.report.results import ClipResult, Failure, Metric, Output, Results, Summary, SystemResult
+from stage_cli.core.evaluation.report.results import (
+    ClipResult,
+    Failure,
+    Metric,
+    Results,
+    Summary,
+    SystemResult,
+    TakeResult,
+)
 
 RATE = 32_000
 NASTY = 'Tom & "Jerry" </script><b>loud</b> it\'s <!--'
@@ -99,7 +107,7 @@ def write_example(
                 }
             silent = system.name == "silence"
             outputs.append(
-                Output(
+                TakeResult(
                     system.name,
                     seed=number,
                     metrics={
@@ -169,8 +177,8 @@ def with_failures(results: Results) -> Results:
     first, *rest = results.items
     lost, broken, *others = first.outputs
     outputs = (
-        Output(lost.system, lost.seed, lost.metrics, files={**lost.files, "generated": "audio/lost.flac"}),
-        Output(broken.system, broken.seed, dict.fromkeys(broken.metrics), error="the stem is silent"),
+        TakeResult(lost.system, lost.seed, lost.metrics, files={**lost.files, "generated": "audio/lost.flac"}),
+        TakeResult(broken.system, broken.seed, dict.fromkeys(broken.metrics), error="the stem is silent"),
         *others,
     )
     changed = {**first.__dict__, "outputs": outputs}

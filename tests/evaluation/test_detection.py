@@ -109,7 +109,7 @@ def test_onsets_of_the_band(
     band: list[tuple[Score, dict[str, np.ndarray]]], stem: str, precision: float, recall: float
 ) -> None:
     """Against the composer's notes within ±30 ms; notes less than 25 ms apart count as one."""
-    right = heard = written = 0
+    right = analysis = written = 0
     for score, stems in band:
         audio = stems[stem].mean(axis=1)
         notes = sorted(note.onset for part in score.parts if part.stem == stem for note in part.notes)
@@ -121,9 +121,9 @@ def test_onsets_of_the_band(
         pairs = mir_eval.util.match_events(np.array(truth), onsets, 0.03)
         errors = np.array([onsets[there] - truth[here] for here, there in pairs])
         assert abs(np.median(errors)) < 0.004
-        right, heard, written = right + len(pairs), heard + len(onsets), written + len(truth)
+        right, analysis, written = right + len(pairs), analysis + len(onsets), written + len(truth)
     assert written > 45
-    assert right / heard > precision
+    assert right / analysis > precision
     assert right / written > recall
 
 
@@ -151,11 +151,11 @@ def test_no_beats() -> None:
 
 
 def test_beat_this_is_asked_if_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hear(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    def analyse(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
         assert (audio.dtype, audio.shape, rate) == (np.float32, (5 * 44_100,), 44_100)
         return np.array([0.5, 1.0, 1.5, 5.5]), np.array([0.5, 5.5])
 
-    monkeypatch.setattr(rhythm_module, "tracker", lambda _: hear)
+    monkeypatch.setattr(rhythm_module, "tracker", lambda _: analyse)
     rhythm = track_beats(click_drum([0.5, 1.0, 1.5], 5, RATE) + 0.01, RATE, tracker="beat-this")
     assert (rhythm.beats, rhythm.downbeats, rhythm.source) == ((0.5, 1.0, 1.5), (0.5,), "beat-this")
 

@@ -15,7 +15,15 @@ from stage_cli.core.band.score import Score
 from stage_cli.core.band.theory import PITCH_CLASSES
 from stage_cli.core.evaluation.intervals import paired_difference
 from stage_cli.core.evaluation.metrics import tempo_error
-from stage_cli.core.evaluation.music import PITCHED_METRICS, Heard, ItemTruth, compare, hear, heard_truth, measure
+from stage_cli.core.evaluation.music import (
+    PITCHED_METRICS,
+    Analysis,
+    ItemTruth,
+    analyse,
+    analyse_truth,
+    compare,
+    measure,
+)
 from stage_cli.core.evaluation.systems import click_drum, silence
 from stage_cli.core.music.rhythm import Key
 
@@ -29,8 +37,8 @@ class Clip:
     audio: np.ndarray
     context: np.ndarray
     truth: ItemTruth
-    heard: Heard
-    late: Heard
+    analysis: Analysis
+    late: Analysis
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +68,8 @@ def clips(songs: list[tuple[Score, dict[str, np.ndarray]]], stem: str) -> list[C
                 audio,
                 np.sum([other for name, other in stems.items() if name != stem], axis=0),
                 ItemTruth(SECONDS, beats, key=key, target=audio, target_rate=RATE),
-                hear(audio, RATE, stem=stem),
-                hear(late, RATE, stem=stem),
+                analyse(audio, RATE, stem=stem),
+                analyse(late, RATE, stem=stem),
             )
         )
     return found
@@ -77,14 +85,14 @@ def basses(songs: list[tuple[Score, dict[str, np.ndarray]]]) -> list[Clip]:
     return clips(songs, "bass")
 
 
-def table(heard: list[Heard], of: list[Clip]) -> dict[str, np.ndarray]:
-    rows = [compare(one, clip.truth) for one, clip in zip(heard, of, strict=True)]
+def table(analysis: list[Analysis], of: list[Clip]) -> dict[str, np.ndarray]:
+    rows = [compare(one, clip.truth) for one, clip in zip(analysis, of, strict=True)]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def tables(of: list[Clip]) -> tuple[dict[str, np.ndarray], ...]:
     """True stems, true stems 120 ms late, and stems of the next song."""
-    own = [clip.heard for clip in of]
+    own = [clip.analysis for clip in of]
     return table(own, of), table([clip.late for clip in of], of), table([*own[1:], own[0]], of)
 
 
@@ -129,7 +137,7 @@ def test_levels_of_the_true_stem(drums: list[Clip]) -> None:
 
 
 def test_pitched_metrics_are_of_pitched_stems(drums: list[Clip], basses: list[Clip]) -> None:
-    of_drums, of_bass = (compare(of[0].heard, of[0].truth) for of in (drums, basses))
+    of_drums, of_bass = (compare(of[0].analysis, of[0].truth) for of in (drums, basses))
     assert set(of_bass) - set(of_drums) == set(PITCHED_METRICS)
     assert set(RHYTHM) | {"tempo_error", "loudness", "loudness_difference", "silent", "clipped"} == set(of_drums)
     assert all(type(value) is float for value in of_bass.values())
@@ -150,7 +158,7 @@ def test_silence_is_measured_too(basses: list[Clip]) -> None:
 
 
 def test_nothing_known_nothing_measured(basses: list[Clip]) -> None:
-    measured = compare(basses[0].heard, ItemTruth(SECONDS, np.zeros(0)))
+    measured = compare(basses[0].analysis, ItemTruth(SECONDS, np.zeros(0)))
     known = {name for name, value in measured.items() if not math.isnan(value)}
     assert known == {"loudness", "silent", "clipped"}
 
@@ -164,11 +172,11 @@ def test_the_tempo_of_the_truth() -> None:
 
 def test_a_context_tells_its_own_truth(drums: list[Clip]) -> None:
     clip = drums[0]
-    truth = heard_truth(clip.context, RATE, target=clip.audio, target_rate=RATE)
+    truth = analyse_truth(clip.context, RATE, target=clip.audio, target_rate=RATE)
     assert truth.seconds == SECONDS
     assert tempo_error(truth.tempo, clip.truth.tempo) < 0.03
     assert truth.key is not None
-    assert compare(clip.heard, truth)["loudness_difference"] == 0
+    assert compare(clip.analysis, truth)["loudness_difference"] == 0
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_two_models_side_by_side(config: Configured, other_model: Path, tiny_mod
     audio = [
         soundfile.read(tmp_path / "report" / outputs[f"model:{name}"].files["generated"]) for name in ("tiny", "other")
     ]
-    assert [(len(samples), rate) for samples, rate in audio] == [(8000, 8000)] * 2
+    assert [(len(samples), rate) for samples, rate in audio] == [(RATE, RATE)] * 2, "as the clips"
     assert np.abs(audio[0][0] - audio[1][0]).max() > 1e-3
     assert {phase for phase, _, _ in told} >= {"clips", "anchors", "tiny", "other", "page"}
     assert all(0 <= done <= total for _, done, total in told)

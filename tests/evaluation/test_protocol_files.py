@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from stage_cli.core.band.composer import compose
 from stage_cli.core.band.demo_data import compose_and_render
 from stage_cli.core.band.theory import PITCH_CLASSES
-from stage_cli.core.codec.codec import Codec
-from stage_cli.core.evaluation import models, run
+from stage_cli.core.evaluation import run
 from stage_cli.core.evaluation.clips import FileClips, matching, read_truth
 from stage_cli.core.evaluation.intervals import paired_difference
 from stage_cli.core.evaluation.report.results import Results, Summary, read_results
@@ -64,28 +62,6 @@ def config(folders: dict[str, Path], tmp_path: Path) -> Callable[..., Evaluation
         return EvaluationConfig(**(values | changes))
 
     return make
-
-
-def test_models_hear_quiet_contexts_as_stage_generate_lets_them(
-    folders: dict[str, Path],
-    config: Callable[..., EvaluationConfig],
-    tiny_model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tone, _ = soundfile.read(folders["contexts"] / "a.wav")
-    soundfile.write(folders["contexts"] / "b.wav", 0.01 * tone, RATE, subtype="FLOAT")
-    heard: list[float] = []
-    encode = models._encode
-
-    def listen(codec: Codec, audio: np.ndarray) -> torch.Tensor:
-        heard.append(float(np.abs(audio).max()))
-        return encode(codec, audio)
-
-    monkeypatch.setattr(models, "_encode", listen)
-    results = evaluate(config(generated=(), models=(str(tiny_model_dir),), embeddings=())).results
-    assert sorted(heard) == pytest.approx([0.1, 0.1, 10 ** (-8.5 / 20)], rel=0.01)
-    assert results.systems[0].model is not None
-    assert results.systems[0].model["precision"] == "float32"
 
 
 def found(results: Results, system: str, metric: str) -> Summary:

@@ -9,7 +9,14 @@ import math
 
 import pytest
 
-from stage_cli.core.evaluation.report.results import Metric, Output, Results, read_results, write_items, write_results
+from stage_cli.core.evaluation.report.results import (
+    Metric,
+    Results,
+    TakeResult,
+    read_results,
+    write_items,
+    write_results,
+)
 from stage_cli.errors import StageError
 from tests.evaluation.report_example import METRICS, NASTY, with_failures, write_example
 
@@ -43,7 +50,7 @@ def test_the_schema_is_the_documented_one(results, tmp_path):
 
 
 def test_undefined_numbers_are_null(results, tmp_path):
-    undefined = Output("model:small", 1, {"beat_f1": math.nan, "onset_f": math.inf, "cocola": 0.5})
+    undefined = TakeResult("model:small", 1, {"beat_f1": math.nan, "onset_f": math.inf, "cocola": 0.5})
     item = dataclasses.replace(results.items[0], outputs=(undefined,))
     write_results(tmp_path, dataclasses.replace(results, items=(item,)))
     read = read_results(tmp_path).items[0].outputs[0].metrics

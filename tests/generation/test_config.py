@@ -57,7 +57,7 @@ def test_the_largest_values_that_can_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "own", "expected"),
+    ("given", "own", "expected"),
     [
         # What was typed holds, and the model's own other one makes room.
         ({"advance": 0.8}, {"advance": 0.65, "lookahead": 0.25}, (0.8, 0.2)),
@@ -72,18 +72,18 @@ def test_the_largest_values_that_can_be() -> None:
     ],
 )
 def test_one_of_advance_and_lookahead_makes_room_for_the_other(
-    chosen: dict[str, float], own: dict[str, float], expected: tuple[float, float]
+    given: dict[str, float], own: dict[str, float], expected: tuple[float, float]
 ) -> None:
-    config = GenerationConfig.of_chosen(chosen, seed=3, variations=2).for_model(own, chosen)
+    config = GenerationConfig.from_options(given, seed=3, variations=2).for_model(own, given)
     assert (config.advance, config.lookahead) == pytest.approx(expected)
     assert (config.seed, config.variations) == (3, 2)
 
 
 def test_both_are_refused_where_neither_may_make_room() -> None:
     with pytest.raises(UsageError, match=r"`advance` 0\.8 and `lookahead` 0\.3 are more than the window"):
-        GenerationConfig.of_chosen({"advance": 0.8, "lookahead": 0.3})
+        GenerationConfig.from_options({"advance": 0.8, "lookahead": 0.3})
     with pytest.raises(UsageError, match=r"`advance` 0\.8 and `lookahead` 0\.3 are more than the window"):
         GenerationConfig().for_model({"advance": 0.8, "lookahead": 0.3}, ())
     for name, value in (("advance", 1.2), ("advance", 0), ("lookahead", 1), ("lookahead", -0.2)):
         with pytest.raises(UsageError, match=rf"`{name}` {value} is not possible"):
-            GenerationConfig.of_chosen({name: value})
+            GenerationConfig.from_options({name: value})

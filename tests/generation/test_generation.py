@@ -270,8 +270,8 @@ def test_a_song_whose_windows_look_ahead(lm: LanguageModel, total: int) -> None:
     for end in ends:
         done = written.shape[2]
         start = max(0, min(done - 6, total - WINDOW))
-        heard = context[:, :, start : start + WINDOW]
-        window = plain_loop(lm, heard, written[:, :, start:], uniforms[:, :, start:end], config, a_text())
+        context_states = context[:, :, start : start + WINDOW]
+        window = plain_loop(lm, context_states, written[:, :, start:], uniforms[:, :, start:end], config, a_text())
         written = torch.cat([written[:, :, :start], window], dim=2)
     assert torch.equal(song(lm, context, config, text=a_text()), written)
 

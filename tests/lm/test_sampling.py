@@ -51,10 +51,10 @@ def test_frequencies(top_p: float) -> None:
 
 def test_draws_of_a_generator_follow_the_softmax() -> None:
     # Not the grid but real draws: chi-square with 7 degrees of freedom, 99.9 % quantile 24.3.
-    draws = 200_000
-    uniforms = torch.rand(draws, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(sample(LOGITS.expand(draws, -1), uniforms, top_k=0), minlength=8).double()
-    expected = LOGITS.double().softmax(dim=0) * draws
+    numbers = 200_000
+    uniforms = torch.rand(numbers, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(sample(LOGITS.expand(numbers, -1), uniforms, top_k=0), minlength=8).double()
+    expected = LOGITS.double().softmax(dim=0) * numbers
     assert ((counts - expected) ** 2 / expected).sum() < 24.3
 
 

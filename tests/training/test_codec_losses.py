@@ -13,7 +13,7 @@ from stage_cli.core.training.codec_task import (
     RESOLUTIONS,
     CodecInputs,
     CodecModule,
-    draw_weights,
+    initialise_weights,
     mel_filters,
     spectra,
     spectral_losses,
@@ -157,7 +157,7 @@ def test_oscillators_can_be_taught_and_are_not_without_the_loss() -> None:
         module = CodecModule(
             SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=weight, unquantized_steps=99)
         )
-        draw_weights(module.codec, 0)
+        initialise_weights(module.codec, 0)
         optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
         for _ in range(40):
             outputs = module.train()(CodecInputs(audio, 0))
@@ -175,7 +175,7 @@ def test_losses_on_audio_leave_the_tones_alone() -> None:
         lowest_tone=36, tone_dimension=6,
     )  # fmt: skip
     module = CodecModule(SpectralCodec(shape), CodecTrainConfig(shape=shape, tone_weight=0.0, unquantized_steps=99))
-    draw_weights(module.codec, 0)
+    initialise_weights(module.codec, 0)
     module.train()(CodecInputs(note(57)[None, None, :24000], 0))["loss"].backward()
     weights = dict(module.codec.named_parameters())
     assert weights["decoder.input.weight"].grad is not None

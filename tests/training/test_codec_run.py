@@ -14,7 +14,7 @@ from prepared_songs import write_song
 
 from stage_cli.core.codec.config import SpectralConfig, make_codec
 from stage_cli.core.data.config import DataConfig
-from stage_cli.core.training.codec_task import CodecInputs, CodecModule, CodecTask, draw_weights, spectral_losses
+from stage_cli.core.training.codec_task import CodecInputs, CodecModule, CodecTask, initialise_weights, spectral_losses
 from stage_cli.core.training.run import train
 from stage_cli.core.training.settings import (
     CodecTrainConfig,
@@ -97,7 +97,7 @@ def test_silence_leaves_one_crop(songs: Path, tmp_path: Path) -> None:
 
 def test_the_quantizer_joins_later() -> None:
     codec = make_codec(SHAPE)
-    draw_weights(codec, 0)
+    initialise_weights(codec, 0)
     codec.quantizer.start_training()
     module = CodecModule(codec, CodecTrainConfig(shape=SHAPE, unquantized_steps=2)).train()
     inputs = CodecInputs(torch.randn(3, 1, 6400, generator=torch.Generator().manual_seed(0)) * 0.2, seed=1)
@@ -116,7 +116,7 @@ def test_the_quantizer_joins_later() -> None:
 def test_the_weights_depend_on_the_seed_alone() -> None:
     def drawn(seed: int) -> torch.Tensor:
         codec = make_codec(SHAPE)
-        draw_weights(codec, seed)
+        initialise_weights(codec, seed)
         return torch.cat([parameter.flatten() for parameter in codec.parameters()])
 
     torch.testing.assert_close(drawn(0), drawn(0), rtol=0, atol=0)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stage_cli.core.training.checkpoints import Checkpoints
-from stage_cli.core.training.distributed import AllUsed, joined
+from stage_cli.core.training.distributed import UnusedParameters, joined
 from stage_cli.core.training.events import Event, Skipped
 from stage_cli.core.training.loader import DataOrder
 from stage_cli.core.training.run import train
@@ -161,7 +161,7 @@ def test_unused_parameters_change_no_gradient() -> None:
     for wrapped in (False, True):
         module = ToyModule().eval()
         module.load_state_dict(gradients[0][1] if gradients else module.state_dict())
-        (AllUsed(module) if wrapped else module)(inputs)["loss"].backward()
+        (UnusedParameters(module) if wrapped else module)(inputs)["loss"].backward()
         gradients.append(({name: part.grad for name, part in module.named_parameters()}, module.state_dict()))
     plain, tied = gradients[0][0], gradients[1][0]
     assert plain["rare.weight"] is tied["rare.weight"] is None
@@ -174,7 +174,7 @@ def test_unused_parameters_change_no_gradient() -> None:
         if part.requires_grad:
             accumulators.append(part.expand_as(part).grad_fn.next_functions[0][0])  # kept: DDP does so too
             accumulators[-1].register_hook(lambda *_, name=name: fired.append(name))
-    AllUsed(module)(inputs)["loss"].backward()
+    UnusedParameters(module)(inputs)["loss"].backward()
     assert "rare.weight" in fired
 
 

@@ -22,7 +22,7 @@ from stage_cli.core.data.dataset import AudioBatch, Item, collate
 from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.training.building import build_model
 from stage_cli.core.training.settings import DataLoading, LoraConfig, ModelConfig, TrainConfig, TrainingConfig
-from stage_cli.core.training.stem_module import LABELS, CodeBatch, Listening, label_batch
+from stage_cli.core.training.stem_module import LABELS, CodeBatch, ContextHeads, label_batch
 from stage_cli.core.training.stem_task import StemTask
 from stage_cli.errors import UsageError
 
@@ -104,7 +104,7 @@ def test_a_batch_is_its_rows() -> None:
 # Losses --------------------------------------------------------------------------------------------------------------
 
 
-def slow_losses(module: Listening, states: Tensor, own: list[int], labels: Tensor) -> tuple[float, float]:
+def slow_losses(module: ContextHeads, states: Tensor, own: list[int], labels: Tensor) -> tuple[float, float]:
     """Frame by frame."""
     beats, harmonies = [], []
     for row, count in enumerate(own):
@@ -121,7 +121,7 @@ def slow_losses(module: Listening, states: Tensor, own: list[int], labels: Tenso
 
 def test_the_losses_frame_by_frame() -> None:
     generator = torch.Generator().manual_seed(0)
-    module = Listening(16, 2.0, 0.5)
+    module = ContextHeads(16, 2.0, 0.5)
     module.read.weight.data.normal_(generator=generator)
     module.requires_grad_(False)
     states, own = torch.randn(3, 7, 16, generator=generator), [7, 4, 0]
@@ -138,7 +138,7 @@ def test_the_losses_frame_by_frame() -> None:
 
 
 def test_nothing_known_costs_nothing_and_still_has_a_gradient() -> None:
-    module = Listening(16, 1.0, 1.0)
+    module = ContextHeads(16, 1.0, 1.0)
     labels = torch.zeros(2, 5, LABELS)
     labels[..., :2] = math.nan
     states = torch.randn(2, 5, 16)
@@ -247,7 +247,7 @@ def test_the_gradient_reaches_what_reads_the_context_and_nothing_behind_it(root:
     assert isinstance(batch, AudioBatch)
     inputs = task.inputs(batch, 0)
     module = task.module
-    module.listening.read.weight.data.normal_()  # ty: ignore[unresolved-attribute, possibly-missing-attribute]
+    module.context_heads.read.weight.data.normal_()  # ty: ignore[unresolved-attribute, possibly-missing-attribute]
     module.codebook_weights.zero_()  # ty: ignore[unresolved-attribute]
     module.train()(inputs)["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}

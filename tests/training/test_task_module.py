@@ -414,8 +414,8 @@ def test_parameter_groups() -> None:
     )
     assert (vectors.kind, vectors.decay) == ("other", False)
     assert all(parameters[name].ndim == 1 for name in vectors.names)
-    listening = make_module(context_attention="full", aligned=True, convolutions=1)
-    matrices = parameter_groups(listening)[0]
+    context_heads = make_module(context_attention="full", aligned=True, convolutions=1)
+    matrices = parameter_groups(context_heads)[0]
     assert {"lm.aligned.weight", "lm.context_convolutions.blocks.0.outer.weight"} < set(matrices.names)
     module.lm.embeddings.requires_grad_(False)
     assert "lm.embeddings" not in [name for group in parameter_groups(module) for name in group.names]

@@ -28,7 +28,7 @@ from stage_cli.core.training.stem_module import (
     Dropouts,
     TokenItem,
     collate_items,
-    draw_conditioning,
+    pick_conditioning,
 )
 from stage_cli.core.training.tokens import CachedTokens, cache_key, cached_tokens, encode_batch, make_tokens, part_path
 from stage_cli.errors import StageError
@@ -148,7 +148,7 @@ WORDS = "Genres: Rock, Jazz, Funk. Moods: happy, sad, dark."
 
 
 def draw_many(dropouts: Dropouts, count: int = 4000, *, seed: int = 0, epoch: int = 0) -> list[Conditioning]:
-    return [draw_conditioning(dropouts, WORDS, seed=seed, epoch=epoch, index=index) for index in range(count)]
+    return [pick_conditioning(dropouts, WORDS, seed=seed, epoch=epoch, index=index) for index in range(count)]
 
 
 def test_the_published_rates() -> None:

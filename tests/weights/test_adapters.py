@@ -221,7 +221,7 @@ def test_the_base_is_gone(project: Path) -> None:
         load(project / "runs" / "lora")
     assert "no directory at" in caught.value.why
     assert "stage models merge" in caught.value.next_step
-    assert "`base`" in caught.value.next_step
+    assert "--base" in caught.value.next_step
 
 
 def test_a_base_by_a_name_that_is_gone(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from stage_cli.core.files import display_name
 from stage_cli.core.stems import STEMS
 from stage_cli.errors import AudioError, UsageError
+
+_METRONOME = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?bpm")  # what a metronome's stems are called after
 
 AUDIO_SUFFIXES: frozenset[str] = frozenset(
     (".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".caf", ".w64", ".au", ".snd")
@@ -39,8 +42,8 @@ def find_audio(paths: Sequence[Path]) -> list[Path]:
     """List audio files: files as they are given, folders replaced by the audio files directly inside, by name.
 
     In folders, hidden and unfinished (`.part`) files are left out, and so are stems that this program wrote
-    (`mix.drums.wav`, where a `mix` in any audio format lies beside it). A file named by hand is always kept.
-    No path is listed twice.
+    (`mix.drums.wav`, where a `mix` in any audio format lies beside it, and `120bpm.drums.wav`). A file named by hand
+    is always kept. No path is listed twice.
 
     Raises:
         UsageError: a folder holds no audio.
@@ -83,4 +86,8 @@ def _is_own_output(path: Path, songs: set[str]) -> bool:
         parts.pop()
     if len(parts) > 1 and parts[-1].isdecimal():
         parts.pop()
-    return len(parts) > 1 and parts[-1] in STEMS and ".".join(parts[:-1]) in songs
+    return (
+        len(parts) > 1
+        and parts[-1] in STEMS
+        and (".".join(parts[:-1]) in songs or _METRONOME.fullmatch(".".join(parts[:-1])) is not None)
+    )

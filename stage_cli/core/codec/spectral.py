@@ -186,10 +186,10 @@ class SpectralEncoder(nn.Module):
         x = self.coarse(self.down(self.fine(self.input(self.features(audio)))))
         latents = self.output(self.norm(x.transpose(1, 2)))
         if self.config.tones:
-            latents = torch.cat([latents, self._heard_tones(audio)], dim=2)
+            latents = torch.cat([latents, self._detected_tones(audio)], dim=2)
         return latents.transpose(1, 2)
 
-    def _heard_tones(self, audio: Tensor) -> Tensor:
+    def _detected_tones(self, audio: Tensor) -> Tensor:
         """`[B, 1, samples]` → `[B, T, tone_dimension]`: the tones alone, as loud as they are on average in a frame."""
         config = self.config
         levels = tone_levels(F.pad(audio[:, 0], (0, -audio.shape[-1] % config.hop_length)), config)

@@ -50,7 +50,7 @@ class Augmentation:
         return (times - start) / self.speed
 
 
-def draw_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
+def pick_augmentation(config: DataConfig, rng: np.random.Generator) -> Augmentation:
     """Draw a speed (in steps of 1 %) and a pitch (in semitones), each with its probability, else none."""
     changes_speed, changes_pitch = rng.random(2) < (config.speed_probability, config.pitch_probability)
     speed = round(float(rng.uniform(*config.speed)), 2)

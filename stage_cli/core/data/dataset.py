@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stage_cli.core.audio.chunks import EDGE_SECONDS, resample
-from stage_cli.core.data.augment import LEAD_SECONDS, Augmentation, draw_augmentation, record, stretch
+from stage_cli.core.data.augment import LEAD_SECONDS, Augmentation, pick_augmentation, record, stretch
 from stage_cli.core.data.config import ANY_STEM, DataConfig
 from stage_cli.core.data.index import IndexedSong, context_kinds, eligible_songs, find_songs, targets
 from stage_cli.core.music.beats import BeatGrid, metronome
@@ -95,7 +95,7 @@ class Item:
     index: int
 
 
-class ItemDraw:
+class ItemPicker:
     """One item in the making.
 
     Args:
@@ -133,7 +133,7 @@ class ItemDraw:
             AudioError: a file cannot be used; the error names the song.
             StageError: no chunk of the song has target and context.
         """
-        self._choose_context(choice)
+        self._pick_context(choice)
         for kind in self.kinds:
             for start in self._starts(position):
                 target = self._read(self.stem, start, self.source_seconds)
@@ -170,7 +170,7 @@ class ItemDraw:
             next_step="add the song to data.exclude, or run stage prepare-data again",
         )
 
-    def _choose_context(self, rng: np.random.Generator) -> None:
+    def _pick_context(self, rng: np.random.Generator) -> None:
         """Draw the kind and the length of the context."""
         kinds = list(context_kinds(self.song, self.stem, self.config))
         # The other kind comes second, should no chunk of the song suit the first.
@@ -330,7 +330,9 @@ class StemDataset(Dataset[Item]):
         # Streams of their own: other positions do not change the augmentation, nor the other way round.
         streams = np.random.SeedSequence((self.seed, self.epoch, index)).spawn(3)
         position, choice, change = (np.random.default_rng(stream) for stream in streams)
-        draw = ItemDraw(self.config, self.sample_rate, self.songs[number], stem, draw_augmentation(self.config, change))
+        draw = ItemPicker(
+            self.config, self.sample_rate, self.songs[number], stem, pick_augmentation(self.config, change)
+        )
         item = draw.item(position, choice, index)
         if not self.config.effects_probability or item.context_kind != "mix":
             return item

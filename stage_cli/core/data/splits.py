@@ -33,7 +33,8 @@ class Split:
 def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     """Divide the songs that can give items for the config's target.
 
-    "last" is the published split: the last `validation_songs` by id of those that have the target stem. "fraction"
+    "last" is the published split: the last `validation_songs` by id of those that have the target stem, a fifth of
+    them where there are not more songs than that. "fraction"
     decides for each song from a hash of what it is called, so adding songs moves no other one to the other side.
     Twins of validation songs (the same artist and title in another data set) are left out of the training.
 
@@ -48,7 +49,7 @@ def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
     if config.split == "none":
         return Split(tuple(usable), ())
     if config.split == "last":
-        validation = usable[-config.validation_songs :]
+        validation = usable[-validation_count(len(usable), config.validation_songs) :]
     elif config.split == "fraction":
         validation = [song for song in usable if _share(song, config.split_seed) < config.validation_fraction]
     else:
@@ -69,6 +70,14 @@ def split_songs(songs: Sequence[IndexedSong], config: DataConfig) -> Split:
             next_step=f'change data.{key}, or train without validation: data.split = "none"',
         )
     return Split(training, tuple(validation), left_out)
+
+
+def validation_count(usable: int, wanted: int) -> int:
+    """Return how many of the songs validate: as many as are wanted, but a fifth of them at most, and at least one.
+
+    With a single song none is left for the training; `split_songs` says so.
+    """
+    return min(wanted, max(1, usable // 5)) if wanted >= usable else wanted
 
 
 def identities(song: IndexedSong) -> frozenset[str]:

@@ -30,7 +30,7 @@ from stage_cli.core.audio.naming import AUDIO_SUFFIXES, find_audio
 from stage_cli.core.audio.reading import MonoReader, probe
 from stage_cli.core.data.song import FEATURES_FILE, file_fingerprint
 from stage_cli.core.evaluation.metrics import key_agreement, rising_times
-from stage_cli.core.evaluation.music import heard_truth
+from stage_cli.core.evaluation.music import analyse_truth
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.files import display_name
 from stage_cli.core.music import key_finder
@@ -145,7 +145,7 @@ SHORTEST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class KnownTruth:
+class AnnotatedTruth:
     """What a file beside a context tells."""
 
     beats: np.ndarray
@@ -189,13 +189,13 @@ class FileClips(ClipSource):
             StageError: the context or what lies beside it cannot be read.
         """
         plan = self.plans[index]
-        path, told = self.contexts[plan.title], self._truths[plan.title]
+        path, stored = self.contexts[plan.title], self._truths[plan.title]
         rate = probe(path).sample_rate
         context = read_mono(path, rate, seconds=self._config.seconds)
-        known = None if told is None else read_truth(told)
+        known = None if stored is None else read_truth(stored)
         if known is None:
-            heard = heard_truth(context, rate, tracker=self._config.tracker)
-            known = KnownTruth(heard.beats, np.zeros(0), heard.bpm, heard.key)
+            analysis = analyse_truth(context, rate, tracker=self._config.tracker)
+            known = AnnotatedTruth(analysis.beats, np.zeros(0), analysis.bpm, analysis.key)
         target, target_error = None, ""
         if self.has_targets:
             try:
@@ -222,10 +222,10 @@ class FileClips(ClipSource):
     def _recipe(self, name: str) -> str:
         """Return what a clip is made from: the contents of its files."""
         paths = (self.contexts[name], self._truths[name], self._references.get(name))
-        told = [content_of(path) for path in paths]
+        stored = [content_of(path) for path in paths]
         # Only what is heard depends on who hears it.
         keys = "" if key_finder() == "essentia" else f"+{key_finder()}"
-        return " ".join([*told, self._config.tracker + keys if self._truths[name] is None else ""])
+        return " ".join([*stored, self._config.tracker + keys if self._truths[name] is None else ""])
 
 
 def matching(folder: Path, contexts: Mapping[str, Path], stem: str) -> dict[str, Path]:
@@ -319,7 +319,7 @@ def content_of(path: Path | None) -> str:
         return error.why or "unreadable"
 
 
-def read_truth(path: Path) -> KnownTruth:
+def read_truth(path: Path) -> AnnotatedTruth:
     """Read what a file beside a context tells.
 
     Raises:
@@ -338,14 +338,14 @@ def read_truth(path: Path) -> KnownTruth:
         ) from None
 
 
-def _from_lines(text: str) -> KnownTruth:
+def _from_lines(text: str) -> AnnotatedTruth:
     rows = [line.split() for line in text.splitlines() if line.strip()]
     beats = rising_times([float(row[0]) for row in rows], "beats")
     first = [len(row) > 1 and float(row[1]) == 1 for row in rows]
-    return KnownTruth(beats, beats[np.array(first, dtype=bool)])
+    return AnnotatedTruth(beats, beats[np.array(first, dtype=bool)])
 
 
-def _from_json(values: Mapping[str, Any]) -> KnownTruth:
+def _from_json(values: Mapping[str, Any]) -> AnnotatedTruth:
     rhythm, key = values.get("rhythm", values), values.get("key")
     beats = rising_times(rhythm["beats"], "beats")
     downbeats = rising_times(rhythm.get("downbeats", []), "downbeats")
@@ -355,7 +355,7 @@ def _from_json(values: Mapping[str, Any]) -> KnownTruth:
     bpm = rhythm.get("bpm")
     if bpm is not None and not (math.isfinite(bpm) and bpm > 0):
         raise ValueError(f"bpm cannot be {bpm}")
-    return KnownTruth(beats, downbeats, None if bpm is None else float(bpm), key, str(values.get("song") or ""))
+    return AnnotatedTruth(beats, downbeats, None if bpm is None else float(bpm), key, str(values.get("song") or ""))
 
 
 def _song_of(path: Path | None) -> str:

@@ -28,9 +28,9 @@ from stage_cli.core.evaluation.cocola import MODES, Cocola, CocolaVectors
 from stage_cli.core.evaluation.embeddings import Embedding, load_embedding
 from stage_cli.core.evaluation.intervals import Interval, mean_interval, paired_difference
 from stage_cli.core.evaluation.models import codec_device
-from stage_cli.core.evaluation.music import PERCUSSIVE_STEMS, Heard, ItemTruth, compare, hear
+from stage_cli.core.evaluation.music import PERCUSSIVE_STEMS, Analysis, ItemTruth, analyse, compare
 from stage_cli.core.evaluation.pretrained import ClapEmbedding, cosine
-from stage_cli.core.evaluation.records import Listened, Made, Records, digest_of
+from stage_cli.core.evaluation.records import AnalysisRecord, Records, TakeRecord, digest_of
 from stage_cli.core.evaluation.report.results import DIFFERENCE, Failure, Metric
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import CLICK, CONTEXT, System
@@ -232,11 +232,11 @@ class Listener:
         _ = self.embeddings, self.cocola
         rhythm.load_tracker(self._config.tracker)
 
-    def digest(self, system: System, clip: Clip, made: Made) -> str:
+    def digest(self, system: System, clip: Clip, take_record: TakeRecord) -> str:
         """Return what decides on what is heard in an output."""
-        return digest_of(made.digest, self._stem(system, clip), system.embedded, system.mixed, self._settings)
+        return digest_of(take_record.digest, self._stem(system, clip), system.embedded, system.mixed, self._settings)
 
-    def listen(self, system: System, clip: Clip, audio: np.ndarray, sample_rate: int, digest: str) -> Listened:
+    def listen(self, system: System, clip: Clip, audio: np.ndarray, sample_rate: int, digest: str) -> AnalysisRecord:
         """Listen to an output.
 
         Args:
@@ -251,7 +251,7 @@ class Listener:
             ValueError: the audio is not finite, or too short for an embedding.
         """
         stem = self._stem(system, clip)
-        heard = hear(audio, sample_rate, stem=stem, tracker=self._config.tracker)
+        analysis = analyse(audio, sample_rate, stem=stem, tracker=self._config.tracker)
         arrays: dict[str, np.ndarray] = {}
         if system.embedded:
             arrays |= self._rows("stem", audio, sample_rate)
@@ -259,7 +259,7 @@ class Listener:
                 arrays |= _cocola_arrays(self.cocola.vectors(audio, sample_rate))
         if system.mixed and clip.plan.context_kind == "mix":
             arrays |= self._rows("mix", mixed(clip, audio, sample_rate), clip.sample_rate)
-        return Listened(digest, heard, arrays)
+        return AnalysisRecord(digest, analysis, arrays)
 
     def _stem(self, system: System, clip: Clip) -> str:
         return system.hears.get(clip.plan.context_kind, self._config.stem)
@@ -307,14 +307,14 @@ class Evidence:
 
     Attributes:
         clips: by id, without their audio.
-        made: by system name and clip id.
-        listened: likewise.
+        take_record: by system name and clip id.
+        analysed: likewise.
         failures: what could not be made.
     """
 
     clips: dict[str, Clip] = field(default_factory=dict)
-    made: dict[str, dict[str, Made]] = field(default_factory=dict)
-    listened: dict[str, dict[str, Listened]] = field(default_factory=dict)
+    take_record: dict[str, dict[str, TakeRecord]] = field(default_factory=dict)
+    analysed: dict[str, dict[str, AnalysisRecord]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -345,7 +345,7 @@ class Maker:
         self._opened: list[System] = []
         self.evidence = Evidence()
 
-    def make_clips(self) -> None:
+    def write_clips(self) -> None:
         """Make all clips.
 
         Raises:
@@ -371,7 +371,7 @@ class Maker:
         """Read a clip that was made; None if there is none."""
         return self._records.clip(plan, self._clip_digest(plan))
 
-    def make_outputs(self, systems: Sequence[System], phase: str) -> None:
+    def generate_takes(self, systems: Sequence[System], phase: str) -> None:
         """Make and hear the outputs of systems for all clips that there are.
 
         Args:
@@ -384,7 +384,7 @@ class Maker:
         plans = [plan for plan in self._source.plans if plan.id in self.evidence.clips]
         total, done = len(plans) * len(systems), 0
         for system in systems:
-            self.evidence.made[system.name], self.evidence.listened[system.name] = {}, {}
+            self.evidence.take_record[system.name], self.evidence.analysed[system.name] = {}, {}
             with contextlib.ExitStack() as stack:
                 for plan in plans:
                     self._on_progress(phase, done, total)
@@ -400,18 +400,18 @@ class Maker:
         digest = digest_of(
             GENERATION_VERSION, known.digest, system.name, system.content, system.contents.get(plan.id), seed
         )
-        made = records.made(plan.id, system.part, digest)
-        if made is not None and self._is_whole(system, plan):
-            listened = records.listened(plan.id, system.part, self._listener.digest(system, known, made))
-            if listened is not None:
-                self._keep(system, plan, made, listened)
+        take_record = records.take_record(plan.id, system.part, digest)
+        if take_record is not None and self._is_whole(system, plan):
+            analysed = records.analysed(plan.id, system.part, self._listener.digest(system, known, take_record))
+            if analysed is not None:
+                self._keep(system, plan, take_record, analysed)
                 return
         clip = self.clip(plan)
         if clip is None:
             self._fail(plan, system.name, StageError("the clip's files have disappeared"))
             return
-        found = records.audio(plan.id, system.part, made) if made is not None and system.writes else None
-        if made is None or found is None:
+        found = records.audio(plan.id, system.part, take_record) if take_record is not None and system.writes else None
+        if take_record is None or found is None:
             if system not in self._opened:  # nothing before this one was missing
                 stack.enter_context(system.opened())
                 self._opened.append(system)
@@ -424,35 +424,35 @@ class Maker:
             except (StageError, ValueError) as error:
                 self._fail(plan, system.name, error)
                 return
-            made = Made(digest, seed, 1.0, take.compute_seconds, take.peak_memory)
+            take_record = TakeRecord(digest, seed, 1.0, take.compute_seconds, take.peak_memory)
             found = take.audio, take.sample_rate
             if system.writes:
-                made = records.keep_made(plan.id, system.part, take.audio, take.sample_rate, made)
+                take_record = records.keep_take(plan.id, system.part, take.audio, take.sample_rate, take_record)
                 # What is heard is what can be read back: a second run hears the same.
-                found = records.audio(plan.id, system.part, made) or found
+                found = records.audio(plan.id, system.part, take_record) or found
         audio, rate = found
         if system.writes:
             records.keep_mix(plan.id, system.part, mixed(clip, audio, rate), clip.sample_rate)
-        self._listen(system, clip, made, audio, rate)
+        self._analyse(system, clip, take_record, audio, rate)
 
-    def _listen(self, system: System, clip: Clip, made: Made, audio: np.ndarray, rate: int) -> None:
-        digest = self._listener.digest(system, clip, made)
+    def _analyse(self, system: System, clip: Clip, take_record: TakeRecord, audio: np.ndarray, rate: int) -> None:
+        digest = self._listener.digest(system, clip, take_record)
         try:
-            listened = self._listener.listen(system, clip, audio, rate, digest)
+            analysed = self._listener.listen(system, clip, audio, rate, digest)
         except (StageError, ValueError) as error:
             self._fail(clip.plan, system.name, error)
             return
-        self._records.keep_listened(clip.plan.id, system.part, made, listened)
-        kept = self._records.listened(clip.plan.id, system.part, digest)
-        self._keep(system, clip.plan, made, listened if kept is None else kept)
+        self._records.keep_analysis(clip.plan.id, system.part, take_record, analysed)
+        kept = self._records.analysed(clip.plan.id, system.part, digest)
+        self._keep(system, clip.plan, take_record, analysed if kept is None else kept)
 
     def _is_whole(self, system: System, plan: ClipPlan) -> bool:
         parts = (system.part, f"{system.part}.mix") if system.writes else ()
         return all(self._records.has_audio(plan.id, part) for part in parts)
 
-    def _keep(self, system: System, plan: ClipPlan, made: Made, listened: Listened) -> None:
-        self.evidence.made[system.name][plan.id] = made
-        self.evidence.listened[system.name][plan.id] = listened
+    def _keep(self, system: System, plan: ClipPlan, take_record: TakeRecord, analysed: AnalysisRecord) -> None:
+        self.evidence.take_record[system.name][plan.id] = take_record
+        self.evidence.analysed[system.name][plan.id] = analysed
 
     def _fail(self, plan: ClipPlan, system: str, error: Exception) -> None:
         self.evidence.failures.append(Failure(plan.id, system, str(error)))
@@ -469,14 +469,14 @@ Values = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class HeardTruth(ItemTruth):
+class AnalysedTruth(ItemTruth):
     """The truth of a clip whose true stem has been listened to already.
 
     Attributes:
         true: what was heard in the true stem; None where there is none.
     """
 
-    true: Heard | None = None
+    true: Analysis | None = None
 
     @property
     def loudness(self) -> float:
@@ -490,7 +490,7 @@ class HeardTruth(ItemTruth):
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ClipAnalysis:
     """All that outputs of a clip are compared with.
 
     Attributes:
@@ -502,7 +502,7 @@ class Known:
 
     clip: Clip
     truth: ItemTruth
-    context: Listened | None = None
+    context: AnalysisRecord | None = None
     text: np.ndarray | None = None
 
 
@@ -519,25 +519,27 @@ class Ranking:
     shuffled: dict[str, Values] = field(default_factory=dict)
 
 
-def measure_output(system: str, listened: Listened, known: Known, *, stem: str, cocola: Cocola | None) -> Values:
+def measure_take(
+    system: str, analysed: AnalysisRecord, known: ClipAnalysis, *, stem: str, cocola: Cocola | None
+) -> Values:
     """Return the metrics of an output against one clip: its own, or another.
 
     Args:
         system: name of what made it; clicks and contexts have fewer metrics.
-        listened: what was heard in it.
+        analysed: what was heard in it.
         known: of the clip.
         stem: that is evaluated.
         cocola: compares vectors, if there is a COCOLA.
     """
-    values = compare(listened.heard, known.truth)
+    values = compare(analysed.analysis, known.truth)
     if stem in PERCUSSIVE_STEMS:
         values = {name: value for name, value in values.items() if name not in HARMONY}
     if system == CLICK:
         return {name: values[name] for name in RHYTHM}
     if cocola is not None:
-        values |= _cocola(listened, known, cocola) if system != CONTEXT else {}
-    if known.text is not None and "stem_clap" in listened.arrays and not listened.heard.silent:
-        values["clap_score"] = cosine(listened.arrays["stem_clap"], known.text)
+        values |= _cocola(analysed, known, cocola) if system != CONTEXT else {}
+    if known.text is not None and "stem_clap" in analysed.arrays and not analysed.analysis.silent:
+        values["clap_score"] = cosine(analysed.arrays["stem_clap"], known.text)
     return values
 
 
@@ -582,8 +584,8 @@ def local_tempo(beats: Sequence[float] | np.ndarray) -> float | None:
     return 60 / float(np.median(np.diff(beats))) if len(beats) > 1 else None
 
 
-def _cocola(listened: Listened, known: Known, cocola: Cocola) -> Values:
-    stem = cocola_vectors(listened.arrays)
+def _cocola(analysed: AnalysisRecord, known: ClipAnalysis, cocola: Cocola) -> Values:
+    stem = cocola_vectors(analysed.arrays)
     context = None if known.context is None else cocola_vectors(known.context.arrays)
     if stem is None or context is None:
         return dict.fromkeys(COCOLA, math.nan)

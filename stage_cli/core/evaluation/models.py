@@ -27,8 +27,9 @@ from stage_cli.core.machine import resident_peak
 from stage_cli.core.model import StageModel, runtime_for
 from stage_cli.core.model_config import read_config
 from stage_cli.core.precision import choose_device
-from stage_cli.core.weights.checkpoint import load_codec, plan_directory, shared_codec
+from stage_cli.core.weights.checkpoint import load_codec, plan_directory
 from stage_cli.core.weights.hub import resolve
+from stage_cli.core.weights.own_format import shared_codec
 from stage_cli.errors import UsageError, WeightsError
 
 _RESET = Path("/proc/self/clear_refs")
@@ -237,8 +238,8 @@ def directory_content(directory: Path) -> str:
 
 def codec_device(device: str) -> str:
     """Return where a codec and the embeddings run: on Apple's MPS codecs return garbled audio."""
-    chosen = choose_device(device)
-    return "cpu" if chosen.type == "mps" else str(chosen)
+    given = choose_device(device)
+    return "cpu" if given.type == "mps" else str(given)
 
 
 def _encode(codec: Codec, audio: np.ndarray) -> torch.Tensor:

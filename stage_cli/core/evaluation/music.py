@@ -71,7 +71,7 @@ class ItemTruth:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class Analysis:
     """What is heard in a stem.
 
     Attributes:
@@ -95,7 +95,7 @@ class Heard:
     chroma: np.ndarray | None = None
 
 
-def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str | None = None) -> Heard:
+def analyse(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str | None = None) -> Analysis:
     """Listen to a stem: 0.3 to 0.4 s of processor time for 10 s of audio.
 
     Args:
@@ -110,7 +110,7 @@ def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str | None 
     """
     pitched = stem not in PERCUSSIVE_STEMS
     rhythm = track_beats(audio, sample_rate, percussive=not pitched, tracker=tracker)
-    return Heard(
+    return Analysis(
         beats=rhythm.beats,
         bpm=rhythm.bpm,
         onsets=find_onsets(audio, sample_rate),
@@ -122,35 +122,35 @@ def hear(audio: np.ndarray, sample_rate: int, *, stem: str, tracker: str | None 
     )
 
 
-def compare(heard: Heard, truth: ItemTruth) -> dict[str, float]:
+def compare(analysis: Analysis, truth: ItemTruth) -> dict[str, float]:
     """Return the music metrics of a stem by name, as results.json has them; nan where one is undefined.
 
     Undefined is what the truth does not tell: beats, tempo, key, a true stem. A stem that is silent, or has no beat, no
     onset or no key, has 0 in what it lacks, but no loudness, tempo error and onset precision.
 
     Args:
-        heard: of the stem.
+        analysis: of the stem.
         truth: of its item; or of another, as an anchor.
 
     Returns: all music metrics; `PITCHED_METRICS` only where chroma was listened for.
     """
     measured = {
-        "beat_f1": metrics.beat_f1(truth.beats, heard.beats),
-        "beat_cmlt": metrics.beat_cmlt(truth.beats, heard.beats),
-        "beat_amlt": metrics.beat_amlt(truth.beats, heard.beats),
-        "onset_f": metrics.onset_f(heard.onsets, truth.beats, truth.seconds),
-        "onset_precision": metrics.onset_precision(heard.onsets, metrics.eighth_grid(truth.beats, truth.seconds)),
-        "onset_recall": metrics.onset_recall(heard.onsets, truth.beats),
-        "tempo_error": tempo_error(heard.bpm, truth.tempo),
-        "tempo_right": tempo_right(heard.bpm, truth.tempo),
-        "loudness": heard.loudness,
-        "loudness_difference": metrics.loudness_difference(heard.loudness, truth.loudness),
-        "silent": heard.silent,
-        "clipped": heard.clipped,
+        "beat_f1": metrics.beat_f1(truth.beats, analysis.beats),
+        "beat_cmlt": metrics.beat_cmlt(truth.beats, analysis.beats),
+        "beat_amlt": metrics.beat_amlt(truth.beats, analysis.beats),
+        "onset_f": metrics.onset_f(analysis.onsets, truth.beats, truth.seconds),
+        "onset_precision": metrics.onset_precision(analysis.onsets, metrics.eighth_grid(truth.beats, truth.seconds)),
+        "onset_recall": metrics.onset_recall(analysis.onsets, truth.beats),
+        "tempo_error": tempo_error(analysis.bpm, truth.tempo),
+        "tempo_right": tempo_right(analysis.bpm, truth.tempo),
+        "loudness": analysis.loudness,
+        "loudness_difference": metrics.loudness_difference(analysis.loudness, truth.loudness),
+        "silent": analysis.silent,
+        "clipped": analysis.clipped,
     }
-    if heard.chroma is not None:
-        measured["key_agreement"] = key_agreement(_name(heard.key), _name(truth.key))
-        measured["chroma_similarity"] = chroma_similarity(heard.chroma, truth.chroma)
+    if analysis.chroma is not None:
+        measured["key_agreement"] = key_agreement(_name(analysis.key), _name(truth.key))
+        measured["chroma_similarity"] = chroma_similarity(analysis.chroma, truth.chroma)
     return measured
 
 
@@ -158,10 +158,10 @@ def measure(
     audio: np.ndarray, sample_rate: int, truth: ItemTruth, *, stem: str, tracker: str | None = None
 ) -> dict[str, float]:
     """Return the music metrics of a stem: `hear` and `compare` in one."""
-    return compare(hear(audio, sample_rate, stem=stem, tracker=tracker), truth)
+    return compare(analyse(audio, sample_rate, stem=stem, tracker=tracker), truth)
 
 
-def heard_truth(
+def analyse_truth(
     context: np.ndarray,
     sample_rate: int,
     *,

@@ -28,8 +28,8 @@ import numpy as np
 from stage_cli.core.audio.reading import probe, read_blocks, to_mono
 from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scaled
 from stage_cli.core.evaluation.clips import Clip, ClipPlan
-from stage_cli.core.evaluation.music import Heard
-from stage_cli.core.evaluation.report.results import ITEMS_FILE, REPORT_FILE, RESULTS_FILE
+from stage_cli.core.evaluation.music import Analysis
+from stage_cli.core.evaluation.report.results import FINISHED_FILE, ITEMS_FILE, REPORT_FILE, RESULTS_FILE
 from stage_cli.core.files import display_name, lock_file, write_text, write_whole
 from stage_cli.core.music.rhythm import Key
 from stage_cli.errors import StageError, UsageError
@@ -38,7 +38,7 @@ SETTINGS_FILE = "settings.json"
 AUDIO_FOLDER = "audio"
 RECORDS_FOLDER = "items"
 _LOCK_FILE = ".lock"
-_OWN = (SETTINGS_FILE, AUDIO_FOLDER, RECORDS_FOLDER, ITEMS_FILE, REPORT_FILE, RESULTS_FILE)
+_OWN = (SETTINGS_FILE, AUDIO_FOLDER, RECORDS_FOLDER, ITEMS_FILE, REPORT_FILE, RESULTS_FILE, FINISHED_FILE)
 
 
 class ReportFolder:
@@ -171,7 +171,7 @@ _DAMAGED = (ValueError, KeyError, TypeError, OSError, EOFError, StageError)
 
 
 @dataclass(frozen=True)
-class Made:
+class TakeRecord:
     """How an output came about.
 
     Attributes:
@@ -190,17 +190,17 @@ class Made:
 
 
 @dataclass(frozen=True, eq=False)
-class Listened:
+class AnalysisRecord:
     """What was heard in an output.
 
     Attributes:
         digest: of all that decides on what is heard.
-        heard: beats, onsets, …
+        analysis: beats, onsets, …
         arrays: vectors of embeddings and of COCOLA, by name.
     """
 
     digest: str
-    heard: Heard
+    analysis: Analysis
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -228,7 +228,7 @@ class Records:
         gain = gain_for(max(float(np.abs(part).max(initial=0.0)) for part in parts))
         for name, part in zip(("context", "target"), parts, strict=False):
             self._write_audio(clip.plan.id, name, part, clip.sample_rate, gain)
-        told = {
+        stored = {
             "digest": clip.digest,
             **asdict(clip.plan),
             "start": clip.start,
@@ -241,37 +241,39 @@ class Records:
             "has_target": clip.target is not None,
             "target_error": clip.target_error,
         }
-        _write_json(self._json(clip.plan.id), told)
+        _write_json(self._json(clip.plan.id), stored)
 
     def clip(self, plan: ClipPlan, digest: str) -> Clip | None:
         """Read a clip that is kept; None where there is none of this digest, or its files are damaged."""
         try:
-            told = _read_json(self._json(plan.id))
-            if told["digest"] != digest:
+            stored = _read_json(self._json(plan.id))
+            if stored["digest"] != digest:
                 return None
             context, rate = read_audio(self._folder.path / self.audio_name(plan.id, "context"))
             target = None
-            if told["has_target"]:
+            if stored["has_target"]:
                 target, _ = read_audio(self._folder.path / self.audio_name(plan.id, "target"))
             return Clip(
                 plan=plan,
                 digest=digest,
-                start=told["start"],
-                context_stems=tuple(told["context_stems"]),
-                beats=np.array(told["beats"], dtype=np.float64),
-                downbeats=np.array(told["downbeats"], dtype=np.float64),
-                bpm=told["bpm"],
-                key=None if told["key"] is None else Key(**told["key"]),
-                description=told["description"],
+                start=stored["start"],
+                context_stems=tuple(stored["context_stems"]),
+                beats=np.array(stored["beats"], dtype=np.float64),
+                downbeats=np.array(stored["downbeats"], dtype=np.float64),
+                bpm=stored["bpm"],
+                key=None if stored["key"] is None else Key(**stored["key"]),
+                description=stored["description"],
                 context=context,
                 target=target,
                 sample_rate=rate,
-                target_error=told["target_error"],
+                target_error=stored["target_error"],
             )
         except _DAMAGED:
             return None
 
-    def keep_made(self, clip_id: str, part: str, audio: np.ndarray, sample_rate: int, made: Made) -> Made:
+    def keep_take(
+        self, clip_id: str, part: str, audio: np.ndarray, sample_rate: int, take_record: TakeRecord
+    ) -> TakeRecord:
         """Write an output; return how, with the gain of its file.
 
         Raises:
@@ -280,7 +282,9 @@ class Records:
         gain = gain_for(float(np.abs(audio).max(initial=0.0)))
         self._json(clip_id, part).unlink(missing_ok=True)  # of another digest: not beside audio that it is not of
         self._write_audio(clip_id, part, audio, sample_rate, gain)
-        kept = Made(made.digest, made.seed, gain, made.compute_seconds, made.peak_memory)
+        kept = TakeRecord(
+            take_record.digest, take_record.seed, gain, take_record.compute_seconds, take_record.peak_memory
+        )
         _write_json(self._json(clip_id, part), {"made": asdict(kept)})
         return kept
 
@@ -292,55 +296,55 @@ class Records:
         """
         self._write_audio(clip_id, f"{part}.mix", mix, sample_rate, gain_for(float(np.abs(mix).max(initial=0.0))))
 
-    def made(self, clip_id: str, part: str, digest: str) -> Made | None:
+    def take_record(self, clip_id: str, part: str, digest: str) -> TakeRecord | None:
         """Return how a kept output was made; None where there is none of this digest."""
         try:
-            made = Made(**_read_json(self._json(clip_id, part))["made"])
-            return made if made.digest == digest else None
+            take_record = TakeRecord(**_read_json(self._json(clip_id, part))["made"])
+            return take_record if take_record.digest == digest else None
         except _DAMAGED:
             return None
 
-    def audio(self, clip_id: str, part: str, made: Made) -> tuple[np.ndarray, int] | None:
+    def audio(self, clip_id: str, part: str, take_record: TakeRecord) -> tuple[np.ndarray, int] | None:
         """Read an output, `[samples]`, and its rate in Hz; None where its file is missing or damaged."""
         try:
             audio, rate = read_audio(self._folder.path / self.audio_name(clip_id, part))
         except _DAMAGED:
             return None
-        return audio / np.float32(made.gain), rate
+        return audio / np.float32(take_record.gain), rate
 
     def has_audio(self, clip_id: str, part: str) -> bool:
         """Whether there is a file of this name."""
         return (self._folder.path / self.audio_name(clip_id, part)).is_file()
 
-    def keep_listened(self, clip_id: str, part: str, made: Made, listened: Listened) -> None:
+    def keep_analysis(self, clip_id: str, part: str, take_record: TakeRecord, analysed: AnalysisRecord) -> None:
         """Write what was heard in an output.
 
         Raises:
             StageError: it cannot be written.
         """
-        heard = asdict(listened.heard)
-        arrays = dict(listened.arrays) | {ONSETS: heard.pop("onsets")}
-        if (chroma := heard.pop("chroma")) is not None:
+        analysis = asdict(analysed.analysis)
+        arrays = dict(analysed.arrays) | {ONSETS: analysis.pop("onsets")}
+        if (chroma := analysis.pop("chroma")) is not None:
             arrays[CHROMA] = chroma
         content = io.BytesIO()
         np.savez(content, **arrays)  # ty: ignore[invalid-argument-type]
         _write_bytes(self._npz(clip_id, part), content.getvalue())
-        told = {"made": asdict(made), "listened": {"digest": listened.digest, "heard": heard}}
-        _write_json(self._json(clip_id, part), told)
+        stored = {"made": asdict(take_record), "listened": {"digest": analysed.digest, "heard": analysis}}
+        _write_json(self._json(clip_id, part), stored)
 
-    def listened(self, clip_id: str, part: str, digest: str) -> Listened | None:
+    def analysed(self, clip_id: str, part: str, digest: str) -> AnalysisRecord | None:
         """Return what was heard in a kept output; None where there is none of this digest, or it is damaged.
 
         Of its arrays only those of one row for each clip or window are read; `array` reads the others.
         """
         try:
-            told = _read_json(self._json(clip_id, part))["listened"]
-            if told["digest"] != digest:
+            stored = _read_json(self._json(clip_id, part))["listened"]
+            if stored["digest"] != digest:
                 return None
             with np.load(self._npz(clip_id, part), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name in SMALL or name.startswith("cocola_")}
-            values = told["heard"]
-            heard = Heard(
+            values = stored["heard"]
+            analysis = Analysis(
                 beats=tuple(values["beats"]),
                 bpm=values["bpm"],
                 onsets=arrays.pop(ONSETS),
@@ -350,7 +354,7 @@ class Records:
                 key=None if values["key"] is None else Key(**values["key"]),
                 chroma=arrays.pop(CHROMA, None),
             )
-            return Listened(digest, heard, arrays)
+            return AnalysisRecord(digest, analysis, arrays)
         except _DAMAGED:
             return None
 

@@ -18,6 +18,7 @@ import torch
 
 from stage_cli import __version__
 from stage_cli.core.evaluation.clips import ClipSource, FileClips, matching
+from stage_cli.core.evaluation.finished import mark_finished
 from stage_cli.core.evaluation.measuring import Listener, Maker, Progress, catalogue
 from stage_cli.core.evaluation.models import CodecSystem, ModelSystem, codec_device, find_models, model_title
 from stage_cli.core.evaluation.records import Records, ReportFolder
@@ -120,17 +121,17 @@ def evaluate(
         folder.prepare(config.decisive, overwrite=config.overwrite)
         records = Records(folder)
         maker = Maker(config, source, records, listener, on_progress)
-        maker.make_clips()
-        made = [plan for plan in source.plans if plan.id in maker.evidence.clips]
-        partner = partners(made, config.generation.seed)
+        maker.write_clips()
+        take_record = [plan for plan in source.plans if plan.id in maker.evidence.clips]
+        partner = partners(take_record, config.generation.seed)
         if not partner:
             on_note("All clips are of one song: there is nothing to shuffle, and no interval.")
         anchors = _anchors(source, maker, partner)
         if config.baselines and source.has_targets:
             anchors += [CodecSystem(model, config) for model in models]
-        maker.make_outputs(anchors, "anchors")
+        maker.generate_takes(anchors, "anchors")
         for system in systems:
-            maker.make_outputs([system], system.title)
+            maker.generate_takes([system], system.title)
         on_progress("metrics", 0, 1)
         sums = Sums(config, source.plans, [*systems, *anchors], maker.evidence, records, listener, partner)
         results = _results(config, sums, [*systems, *anchors], maker, listener, shuffled=bool(partner))
@@ -138,6 +139,8 @@ def evaluate(
         write_results(config.out, results)
         write_items(config.out, results)
         report = write_report(config.out, progress=lambda done, total: on_progress("page", done, total))
+        if not results.failures:
+            mark_finished(config)
         return Evaluation(results, report)
 
 
@@ -212,21 +215,21 @@ def _results(
 
 def _settings(config: EvaluationConfig, listener: Listener) -> dict[str, Any]:
     """Return the settings as the report shows them: names of folders, not the folders that they lie in."""
-    told: dict[str, Any] = {"clips_from": config.source}
+    stored: dict[str, Any] = {"clips_from": config.source}
     if config.source == "data":
-        told |= {"data": [Path(root).expanduser().resolve().name for root in config.data]}
+        stored |= {"data": [Path(root).expanduser().resolve().name for root in config.data]}
         split = config.split if config.validation_file is None else config.validation_file.name
-        told |= {"chunks": config.chunks, "songs": config.most_songs, "split": split}
+        stored |= {"chunks": config.chunks, "songs": config.most_songs, "split": split}
     if config.context_folder is not None:
-        told |= {"context_folder": config.context_folder.resolve().name}
-        told |= {"reference": None if config.reference is None else config.reference.resolve().name}
-    told |= {"seconds": config.seconds if config.source == "files" else config.clip_seconds}
+        stored |= {"context_folder": config.context_folder.resolve().name}
+        stored |= {"reference": None if config.reference is None else config.reference.resolve().name}
+    stored |= {"seconds": config.seconds if config.source == "files" else config.clip_seconds}
     if config.models:
-        told |= {**config.sampling, "descriptions": config.descriptions, "precision": config.precision}
-    told |= {
+        stored |= {**config.sampling, "descriptions": config.descriptions, "precision": config.precision}
+    stored |= {
         "tracker": config.tracker,
         "keys": key_finder(),
         "embedding": listener.names,
         "kad_compatible": config.kad_compatible,
     }
-    return told | {"cocola": None if config.cocola is None else config.cocola.name}
+    return stored | {"cocola": None if config.cocola is None else config.cocola.name}

@@ -39,7 +39,8 @@ class EvaluationConfig:
         data: folders of prepared songs.
         context: "mix", "metronome" or "both", of prepared songs.
         chunks: clips of each song.
-        songs: at most, the last by name; None is 24, as published, and of the split "all" all.
+        songs: at most, the last by name; None is 24, as published, and of the split "all" all. Of the
+            metronome set: so many tempi, spread evenly.
         seconds: length of the clips; None is 10 s, and the whole of each file in a folder of contexts.
         split: which songs: "last" by name, the training's "fraction", or "all".
         validation_file: a text file of song ids, instead of a split.
@@ -54,7 +55,7 @@ class EvaluationConfig:
         cocola: checkpoint for the COCOLA score.
         tracker: of beats; by default the first of `TRACKERS` that is installed.
         generation: guidance, sampling, and the seed of everything that is drawn.
-        chosen: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
+        given: which of guidance, temperature, top_k, top_p, advance and lookahead hold for all models; each model's
             own default goes before the others. None is all of them.
         device: as `device` of `stage generate`.
         precision: as `precision` of `stage generate`.
@@ -87,7 +88,7 @@ class EvaluationConfig:
     cocola: Path | None = None
     tracker: str = field(default_factory=default_tracker)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    chosen: tuple[str, ...] | None = None
+    given: tuple[str, ...] | None = None
     device: str = "auto"
     precision: str = "auto"
     offline: bool = False
@@ -161,6 +162,8 @@ class EvaluationConfig:
             split = self.split if self.validation_file is None else str(self.validation_file.resolve())
             kept |= {"data": folders, "context": self.context, "chunks": self.chunks, "songs": self.most_songs}
             kept |= {"split": split}
+        if self.source == "metronome-set" and self.songs is not None:
+            kept |= {"songs": self.songs}
         if self.context_folder is not None:
             kept |= {"context": str(self.context_folder.resolve())}
             kept |= {"reference": None if self.reference is None else str(self.reference.resolve())}
@@ -169,16 +172,16 @@ class EvaluationConfig:
     @property
     def sampling(self) -> dict[str, Any]:
         """How models draw, but for the seed, as far as it is the same for all of them."""
-        drawn = self.generation.sampling
-        return {name: drawn[name] if self.is_chosen(name) else "the model's own" for name in drawn}
+        sampling = self.generation.sampling
+        return {name: sampling[name] if self.is_given(name) else "the model's own" for name in sampling}
 
-    def is_chosen(self, name: str) -> bool:
+    def is_given(self, name: str) -> bool:
         """Whether a setting of the sampling holds for all models."""
-        return self.chosen is None or name in self.chosen
+        return self.given is None or name in self.given
 
     def generation_of(self, sampling: Mapping[str, float]) -> GenerationConfig:
         """Return how a model with these defaults draws."""
-        return self.generation.for_model(sampling, [name for name in SAMPLING if self.is_chosen(name)])
+        return self.generation.for_model(sampling, [name for name in SAMPLING if self.is_given(name)])
 
     def _check_source(self) -> None:
         given = [

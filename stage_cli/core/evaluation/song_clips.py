@@ -127,6 +127,13 @@ LATEST_BEAT = 0.3
 _BEATS_PER_BAR = 4
 
 
+def _tempi(count: int | None) -> list[int]:
+    """Return all tempi, or so many of them, spread evenly."""
+    if count is None or count >= len(TEMPI):
+        return list(TEMPI)
+    return [TEMPI[(2 * index + 1) * len(TEMPI) // (2 * count)] for index in range(count)]
+
+
 class MetronomeClips(ClipSource):
     """Click tracks in 4/4. Takes of one tempo count as one song.
 
@@ -138,7 +145,7 @@ class MetronomeClips(ClipSource):
 
     def __init__(self, config: EvaluationConfig) -> None:
         self._seconds = config.clip_seconds
-        pairs = [(bpm, take) for bpm in TEMPI for take in range(TAKES)]
+        pairs = [(bpm, take) for bpm in _tempi(config.songs) for take in range(TAKES)]
         plans = [
             ClipPlan("", f"{bpm} bpm", f"{bpm} bpm, take {take + 1}", "metronome", f"{bpm} bpm {take}")
             for bpm, take in pairs

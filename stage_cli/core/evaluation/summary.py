@@ -20,22 +20,22 @@ from stage_cli.core.evaluation.distances import apa, at_most, fad, fad_infinity,
 from stage_cli.core.evaluation.intervals import Interval, jackknife_interval
 from stage_cli.core.evaluation.measuring import (
     COSTS,
+    AnalysedTruth,
+    ClipAnalysis,
     Evidence,
-    HeardTruth,
-    Known,
     Listener,
     Ranking,
     Values,
     differences,
     intervals,
     local_tempo,
-    measure_output,
+    measure_take,
     only_following,
     set_metric,
 )
 from stage_cli.core.evaluation.metrics import other_songs
 from stage_cli.core.evaluation.records import Records
-from stage_cli.core.evaluation.report.results import DIFFERENCE, ClipResult, Output, Summary
+from stage_cli.core.evaluation.report.results import DIFFERENCE, ClipResult, Summary, TakeResult
 from stage_cli.core.evaluation.settings import EvaluationConfig
 from stage_cli.core.evaluation.systems import CONTEXT, SHUFFLED, TRUE, System
 
@@ -164,9 +164,9 @@ class SetMetrics:
             fit = found.fit
             return Interval(found.value, math.nan, math.nan, len(ids), songs)
 
-        made = self._value("fad_inf", extrapolated, self._counts(ids, candidate, MOST_ROWS))
-        note = made.note if math.isnan(fit) else f"R² {fit:.2f}, {made.note}"
-        return SetValue(made.metric, made.interval, note)
+        take_record = self._value("fad_inf", extrapolated, self._counts(ids, candidate, MOST_ROWS))
+        note = take_record.note if math.isnan(fit) else f"R² {fit:.2f}, {take_record.note}"
+        return SetValue(take_record.metric, take_record.interval, note)
 
     def _value(self, name: str, measure: Callable[[], Interval], note: str) -> SetValue:
         """Measure; what cannot be measured is undefined and says why."""
@@ -275,33 +275,33 @@ class Sums:
         failures = {(failure.item, failure.system): failure.error for failure in self._evidence.failures}
         return [self._item(plan, failures, shown) for plan in self._plans]
 
-    def _all_known(self) -> dict[str, Known]:
+    def _all_known(self) -> dict[str, ClipAnalysis]:
         clap = self._listener.clap
-        true, contexts = (self._evidence.listened.get(name, {}) for name in (TRUE, CONTEXT))
+        true, contexts = (self._evidence.analysed.get(name, {}) for name in (TRUE, CONTEXT))
         texts: dict[str, np.ndarray] = {}
         found = {}
         for plan in self._plans:
             clip = self._evidence.clips[plan.id]
-            told = clip.description.strip()
-            if clap is not None and told and told not in texts:
-                texts[told] = clap.embed_text([told])
-            heard = true[plan.id].heard if plan.id in true else None
-            found[plan.id] = Known(
+            stored = clip.description.strip()
+            if clap is not None and stored and stored not in texts:
+                texts[stored] = clap.embed_text([stored])
+            analysis = true[plan.id].analysis if plan.id in true else None
+            found[plan.id] = ClipAnalysis(
                 clip,
-                HeardTruth(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key, true=heard),
+                AnalysedTruth(clip.seconds, clip.beats, bpm=clip.bpm, key=clip.key, true=analysis),
                 contexts.get(plan.id),
-                texts.get(told),
+                texts.get(stored),
             )
         return found
 
     def _ranking(self, system: System) -> Ranking:
         ranking = Ranking()
         shuffles = system.role == "system" or system.name == TRUE
-        for clip, listened in self._evidence.listened[system.name].items():
+        for clip, analysed in self._evidence.analysed[system.name].items():
 
-            def against(other: str, listened=listened) -> Values:
-                return measure_output(
-                    system.name, listened, self._known[other], stem=self._config.stem, cocola=self._listener.cocola
+            def against(other: str, analysed=analysed) -> Values:
+                return measure_take(
+                    system.name, analysed, self._known[other], stem=self._config.stem, cocola=self._listener.cocola
                 )
 
             ranking.own[clip] = against(clip)
@@ -326,17 +326,21 @@ class Sums:
         return found + [_summary(system.name, kind, metric, interval) for metric, interval in gains.items()]
 
     def _costs(self, system: System, kind: str, ids: Sequence[str]) -> list[Summary]:
-        made = [self._evidence.made[system.name][clip] for clip in ids if clip in self._evidence.made[system.name]]
+        take_record = [
+            self._evidence.take_record[system.name][clip]
+            for clip in ids
+            if clip in self._evidence.take_record[system.name]
+        ]
         timed = [
             (entry.compute_seconds, self._evidence.clips[clip].seconds)
             for clip in ids
-            if (entry := self._evidence.made[system.name].get(clip)) is not None and entry.compute_seconds
+            if (entry := self._evidence.take_record[system.name].get(clip)) is not None and entry.compute_seconds
         ]
         found = []
         if timed:
             speed = sum(length for _, length in timed) / sum(seconds for seconds, _ in timed)
             found.append(Summary(system.name, kind, "speed", speed, n=len(timed)))
-        peaks = [entry.peak_memory for entry in made if entry.peak_memory]
+        peaks = [entry.peak_memory for entry in take_record if entry.peak_memory]
         if peaks:
             found.append(Summary(system.name, kind, "peak_memory_gb", max(peaks) / _GIGABYTE, n=len(peaks)))
         return found
@@ -377,14 +381,14 @@ class Sums:
 
     def _rows(self, system: str, ids: Iterable[str], name: str) -> dict[str, np.ndarray]:
         """Return vectors of a system's outputs, by clip id; nothing of those that could not be made."""
-        heard = self._evidence.listened.get(system, {})
+        analysis = self._evidence.analysed.get(system, {})
         part = next((entry.part for entry in self._systems if entry.name == system), "")
-        found = {clip: self._records.array(clip, part, name) for clip in ids if clip in heard}
+        found = {clip: self._records.array(clip, part, name) for clip in ids if clip in analysis}
         return {clip: rows for clip, rows in found.items() if rows is not None and len(rows)}
 
     def _item(self, plan: ClipPlan, failures: Mapping[tuple[str, str], str], shown: set[str]) -> ClipResult:
         clip = self._evidence.clips[plan.id]
-        outputs: list[Output] = []
+        outputs: list[TakeResult] = []
         for system in self._systems:
             outputs += self._outputs(system, plan, failures.get((plan.id, system.name)), shown)
         return ClipResult(
@@ -405,16 +409,18 @@ class Sums:
             },
         )
 
-    def _outputs(self, system: System, plan: ClipPlan, error: str | None, shown: set[str]) -> list[Output]:
-        made = self._evidence.made[system.name].get(plan.id)
-        if made is None:
-            return [Output(system.name, error=error)] if error is not None else []
+    def _outputs(self, system: System, plan: ClipPlan, error: str | None, shown: set[str]) -> list[TakeResult]:
+        take_record = self._evidence.take_record[system.name].get(plan.id)
+        if take_record is None:
+            return [TakeResult(system.name, error=error)] if error is not None else []
         ranking = self.rankings[system.name]
         names = {"generated": system.part, "mix": f"{system.part}.mix"} if system.writes else {}
         files = {role: self._records.audio_name(plan.id, part) for role, part in names.items()}
-        found = [Output(system.name, made.seed, _numbers(ranking.own[plan.id], shown), error, files)]
+        found = [TakeResult(system.name, take_record.seed, _numbers(ranking.own[plan.id], shown), error, files)]
         if system.role == "system" and plan.id in ranking.shuffled:
-            found.append(Output(shuffled_name(system), made.seed, _numbers(ranking.shuffled[plan.id], shown)))
+            found.append(
+                TakeResult(shuffled_name(system), take_record.seed, _numbers(ranking.shuffled[plan.id], shown))
+            )
         return found
 
 

@@ -238,11 +238,11 @@ def true_stem(clip: Clip) -> np.ndarray:
 
 def distinct_titles(titles: list[str], others: list[str]) -> list[str]:
     """Return titles that no two systems share: where they would, with what `others` says in front, or a number."""
-    chosen: list[str] = []
+    given: list[str] = []
     for place, title in enumerate(titles):
         wanted = f"{others[place]}/{title}" if titles.count(title) > 1 and others[place] else title
         name, number = wanted, 2
-        while name in chosen:
+        while name in given:
             name, number = f"{wanted}-{number}", number + 1
-        chosen.append(name)
-    return chosen
+        given.append(name)
+    return given

@@ -55,28 +55,28 @@ class GenerationConfig:
             )
 
     @classmethod
-    def of_chosen(cls, chosen: Mapping[str, float], *, seed: int = 0, variations: int = 1) -> GenerationConfig:
+    def from_options(cls, given: Mapping[str, float], *, seed: int = 0, variations: int = 1) -> GenerationConfig:
         """Make one of what a user chose by name; a default makes room for it (see `for_model`).
 
         Raises:
             UsageError: a value is not possible, or two do not go together.
         """
-        default: dict[str, Any] = {**cls().sampling, **chosen}
-        return cls(seed=seed, variations=variations, **_with_room(default, chosen))
+        default: dict[str, Any] = {**cls().sampling, **given}
+        return cls(seed=seed, variations=variations, **_with_room(default, given))
 
     @property
     def sampling(self) -> dict[str, float]:
         """How tokens are drawn, but for the seed: what a model may have its own defaults of."""
         return {name: value for name, value in asdict(self).items() if name in SAMPLING}
 
-    def for_model(self, sampling: Mapping[str, float], chosen: Collection[str]) -> GenerationConfig:
+    def for_model(self, sampling: Mapping[str, float], given: Collection[str]) -> GenerationConfig:
         """Return the same with a model's own defaults, but for what the user chose.
 
         Where the user chose one of advance and lookahead, and both were more than the window, the other makes room.
 
         Args:
             sampling: the model's (`StageConfig.sampling`).
-            chosen: names of the fields to keep.
+            given: names of the fields to keep.
 
         Raises:
             WeightsError: the model names a setting that there is not.
@@ -88,17 +88,17 @@ class GenerationConfig:
                 why=f"known are: {', '.join(SAMPLING)}",
                 next_step="update stage-cli",
             )
-        merged = self.sampling | {name: value for name, value in sampling.items() if name not in chosen}
-        return replace(self, **_with_room(merged, chosen))
+        merged = self.sampling | {name: value for name, value in sampling.items() if name not in given}
+        return replace(self, **_with_room(merged, given))
 
 
-def _with_room(sampling: Mapping[str, float], chosen: Collection[str]) -> dict[str, Any]:
+def _with_room(sampling: Mapping[str, float], given: Collection[str]) -> dict[str, Any]:
     """Make the one of advance and lookahead that was not chosen fit beside the one that was."""
     fitting = dict(sampling)
     advance, lookahead = fitting["advance"], fitting["lookahead"]
     possible = 0 < advance <= 1 and 0 <= lookahead < 1  # what is not is told as it was typed
-    if possible and advance + lookahead > 1 and ("advance" in chosen) != ("lookahead" in chosen):
-        other, value = ("lookahead", 1 - advance) if "advance" in chosen else ("advance", 1 - lookahead)
+    if possible and advance + lookahead > 1 and ("advance" in given) != ("lookahead" in given):
+        other, value = ("lookahead", 1 - advance) if "advance" in given else ("advance", 1 - lookahead)
         fitting[other] = value
     return fitting
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stage_cli.core.generation.config import GenerationConfig
-from stage_cli.core.generation.window import Draws, Rows, draw, heard_between
+from stage_cli.core.generation.window import Rows, UniformNumbers, context_states_between, sample_tokens
 from stage_cli.core.lm.layout import undelay
 from stage_cli.core.lm.steps import Past, StaticMemory
 from stage_cli.core.lm.transformer import LanguageModel
@@ -58,14 +58,14 @@ class Shape:
     config: tuple[tuple[str, float], ...]
 
     @classmethod
-    def of(cls, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, config: GenerationConfig) -> Shape:
+    def of(cls, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, config: GenerationConfig) -> Shape:
         """Return the shape of a window."""
-        heard, samples = groups[0].heard, draws.uniforms.shape[0]
+        context_states, samples = groups[0].context_states, numbers.uniforms.shape[0]
         return cls(
             samples,
-            draws.steps,
+            numbers.steps,
             tuple(Past.of(rows.cache, samples) for rows in groups),
-            0 if heard is None else heard.shape[1],
+            0 if context_states is None else context_states.shape[1],
             (lm.embeddings.data_ptr(), lm.dtype),
             tuple(sorted(config.sampling.items())),
         )
@@ -95,28 +95,30 @@ class Recording:
         self.tokens = torch.zeros(rows, K, shape.steps + 1, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(shape.rows, K, shape.steps, device=device)
         self._writable = torch.zeros(shape.rows, K, shape.steps, dtype=torch.bool, device=device)
-        self._heard = None
+        self._context_states = None
         if shape.places:
-            self._heard = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
+            self._context_states = torch.zeros(rows, shape.places, lm.config.dimension, dtype=lm.dtype, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self.windows = 0
         self._span = max(SHORTEST_SPAN, -(-shape.steps // GRAPHS))
         self._ends = [*range(self._span, shape.steps, self._span), shape.steps]
         self._graphs = self._record(lm) if device.type == "cuda" else []
 
-    def begin(self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int) -> None:
+    def begin(self, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, kept: int) -> None:
         """Take over a window, and feed its known frames but the newest."""
         self.windows += 1
         self._memory.load([rows.cache for rows in groups])
-        self.tokens.copy_(torch.cat([rows.between(-1, draws.steps) for rows in groups]))
-        self._uniforms.copy_(draws.uniforms)
-        self._writable.copy_(draws.writable)
-        if self._heard is not None:
-            self._heard.copy_(torch.cat([rows.heard for rows in groups if rows.heard is not None]))
+        self.tokens.copy_(torch.cat([rows.between(-1, numbers.steps) for rows in groups]))
+        self._uniforms.copy_(numbers.uniforms)
+        self._writable.copy_(numbers.writable)
+        if self._context_states is not None:
+            self._context_states.copy_(
+                torch.cat([rows.context_states for rows in groups if rows.context_states is not None])
+            )
         self._step.fill_(kept)
         self._memory.look_until(self._ends[-1])
         if kept:
-            lm.advance(self.tokens[:, :, :kept], self._memory, heard_between(groups, -1, kept - 1))
+            lm.advance(self.tokens[:, :, :kept], self._memory, context_states_between(groups, -1, kept - 1))
 
     def run(self, lm: LanguageModel, step: int) -> None:
         """Take a step, the next one."""
@@ -130,9 +132,9 @@ class Recording:
     def _take_step(self, lm: LanguageModel) -> None:
         """Feed, draw, write. Nothing in here may ask the device for a number."""
         step = self._step
-        heard = None if self._heard is None else self._heard.index_select(1, step)
-        logits = lm.advance(self.tokens.index_select(2, step), self._memory, heard)
-        tokens = draw(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
+        context_states = None if self._context_states is None else self._context_states.index_select(1, step)
+        logits = lm.advance(self.tokens.index_select(2, step), self._memory, context_states)
+        tokens = sample_tokens(logits, self._uniforms.index_select(2, step)[:, :, 0], self._groups, self._config)
         here = self.tokens.index_select(2, step + 1)
         writable = self._writable.index_select(2, step).repeat(self._groups, 1, 1)
         written = torch.where(writable, tokens.repeat(self._groups, 1)[:, :, None], here)
@@ -180,11 +182,11 @@ class StaticSteps:
     """
 
     def __init__(
-        self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int, config: GenerationConfig
+        self, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, kept: int, config: GenerationConfig
     ) -> None:
-        self._lm, self._rows = lm, draws.uniforms.shape[0]
-        self._recording = _recording(lm, Shape.of(lm, groups, draws, config), config)
-        self._recording.begin(lm, groups, draws, kept)
+        self._lm, self._rows = lm, numbers.uniforms.shape[0]
+        self._recording = _recording(lm, Shape.of(lm, groups, numbers, config), config)
+        self._recording.begin(lm, groups, numbers, kept)
         self._window = self._recording.windows
         self._done: list[torch.cuda.Event] = []
 

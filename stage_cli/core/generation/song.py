@@ -25,7 +25,7 @@ from torch import Tensor
 from stage_cli.core.generation.config import GenerationConfig
 from stage_cli.core.generation.graphs import StaticSteps
 from stage_cli.core.generation.threads import StepThreads
-from stage_cli.core.generation.window import Draws, PlainSteps, Steps, prefill
+from stage_cli.core.generation.window import PlainSteps, Steps, UniformNumbers, prefill
 from stage_cli.core.lm.transformer import LanguageModel
 
 
@@ -140,13 +140,13 @@ def decode_pieces(
     if config.guidance != 1 and (text is not None or (lm.config.separator and context.shape[2])):
         past = context[:, :, :0] if lm.config.separator else context
         groups.append(prefill(lm, past, target, None))
-    draws = Draws.of(uniforms, kept)
-    steps: Steps | None = steps_for(lm)(lm, groups, draws, kept, config)
+    numbers = UniformNumbers.of(uniforms, kept)
+    steps: Steps | None = steps_for(lm)(lm, groups, numbers, kept, config)
     rows = len(groups) * uniforms.shape[0]
     del groups  # what the steps need of them they have taken over
     sent = kept
     with StepThreads(lm, rows) as threads:
-        for step in range(kept, draws.steps):
+        for step in range(kept, numbers.steps):
             steps.run(step)
             whole = max(kept, step + 2 - lm.config.codebooks)
             if on_step is not None:

@@ -28,13 +28,13 @@ class Rows:
         tokens: `[R, K, S]` delayed; steps of the target hold pads until they are written.
         layout: where context and target lie in them.
         cache: what the language model has seen of their contexts, once for all variations of each.
-        heard: `[R, places, D]` of `LanguageModel.hear`, for the steps from the separator's on, or None.
+        context_states: `[R, places, D]` of `LanguageModel.encode_context`, from the separator on, or None.
     """
 
     tokens: Tensor
     layout: Layout
     cache: KVCache
-    heard: Tensor | None = None
+    context_states: Tensor | None = None
 
     def between(self, first: int, end: int) -> Tensor:
         """Tokens of the steps [first, end), counted from the step of the target's first frame."""
@@ -43,7 +43,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Draws:
+class UniformNumbers:
     """What is drawn in a window, step by step of the target: frame t of codebook k stands at step t + k.
 
     Attributes:
@@ -55,7 +55,7 @@ class Draws:
     writable: Tensor
 
     @classmethod
-    def of(cls, uniforms: Tensor, kept: int) -> Draws:
+    def of(cls, uniforms: Tensor, kept: int) -> UniformNumbers:
         """Lay out the numbers `[R, K, Tt]` of a window whose first `kept` frames are known."""
         frames = torch.arange(uniforms.shape[2], device=uniforms.device).expand_as(uniforms)
         return cls(delay(uniforms, 0.0)[:, :, 1:], delay(frames, -1)[:, :, 1:] >= kept)
@@ -86,21 +86,21 @@ def prefill(lm: LanguageModel, context: Tensor, target: Tensor, text: Tensor | N
         cache.restart = layout.shared_steps - layout.first_step  # where the separator will stand in the cache
     states = lm.prefill(shared, cache) if past else None
     tokens = delay(join(context.repeat_interleave(variations, dim=0), target, lm.config), lm.config.pad)
-    heard = None
+    context_states = None
     if lm.config.aligned_context:
         places = target.shape[2] + lm.config.codebooks
         if states is None:
-            heard = torch.zeros(B, places, lm.config.dimension, dtype=lm.dtype, device=context.device)
+            context_states = torch.zeros(B, places, lm.config.dimension, dtype=lm.dtype, device=context.device)
         else:
-            heard = lm.hear(states, torch.full((B,), states.shape[1], device=context.device), places)
-        heard = heard.repeat_interleave(variations, dim=0)
-    return Rows(tokens, layout, cache, heard)
+            context_states = lm.encode_context(states, torch.full((B,), states.shape[1], device=context.device), places)
+        context_states = context_states.repeat_interleave(variations, dim=0)
+    return Rows(tokens, layout, cache, context_states)
 
 
-def heard_between(groups: Sequence[Rows], first: int, end: int) -> Tensor | None:
+def context_states_between(groups: Sequence[Rows], first: int, end: int) -> Tensor | None:
     """What all rows hear at the steps [first, end) of the target, `[rows, end − first, D]`, or None."""
-    heard = [rows.heard[:, first + 1 : end + 1] for rows in groups if rows.heard is not None]
-    return torch.cat(heard) if heard else None
+    context_states = [rows.context_states[:, first + 1 : end + 1] for rows in groups if rows.context_states is not None]
+    return torch.cat(context_states) if context_states else None
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -162,16 +162,16 @@ class PlainSteps:
     Args:
         lm: the language model.
         groups: conditional rows, and under guidance the unconditional ones; their caches are taken over.
-        draws: of the window.
+        numbers: of the window.
         kept: known frames; they are fed together with the step before them (the separator, or the past).
         config: guidance and sampling.
     """
 
     def __init__(
-        self, lm: LanguageModel, groups: Sequence[Rows], draws: Draws, kept: int, config: GenerationConfig
+        self, lm: LanguageModel, groups: Sequence[Rows], numbers: UniformNumbers, kept: int, config: GenerationConfig
     ) -> None:
         del kept  # the first step feeds them
-        self._lm, self._groups, self._draws, self._config = lm, groups, draws, config
+        self._lm, self._groups, self._numbers, self._config = lm, groups, numbers, config
         self._caches = repeat_rows(
             [rows.cache for rows in groups],
             groups[0].tokens.shape[0] // groups[0].cache.rows,
@@ -186,8 +186,8 @@ class PlainSteps:
         """See `Steps.run`."""
         logits = self._feed(self._fed, step)
         self._fed = step
-        tokens = draw(logits, self._draws.uniforms[:, :, step], len(self._groups), self._config)
-        writable = self._draws.writable[:, :, step]
+        tokens = sample_tokens(logits, self._numbers.uniforms[:, :, step], len(self._groups), self._config)
+        writable = self._numbers.writable[:, :, step]
         for rows in self._groups:
             here = rows.between(step, step + 1)[:, :, 0]
             here.copy_(torch.where(writable, tokens, here))
@@ -200,10 +200,10 @@ class PlainSteps:
     def _feed(self, first: int, end: int) -> Tensor:
         """Feed the steps [first, end) of the target, all rows at once; returns the logits after them."""
         tokens = torch.cat([rows.between(first, end) for rows in self._groups])
-        return self._lm.advance(tokens, self._caches, heard_between(self._groups, first, end))
+        return self._lm.advance(tokens, self._caches, context_states_between(self._groups, first, end))
 
 
-def draw(logits: Tensor, uniforms: Tensor, groups: int, config: GenerationConfig) -> Tensor:
+def sample_tokens(logits: Tensor, uniforms: Tensor, groups: int, config: GenerationConfig) -> Tensor:
     """Draw the tokens `[R, K]` of one step.
 
     Args:

@@ -187,7 +187,7 @@ class StaticMemory:
 
 
 def run_static_steps(
-    layers: Sequence[TransformerLayer], x: Tensor, memory: StaticMemory, heard: Tensor | None
+    layers: Sequence[TransformerLayer], x: Tensor, memory: StaticMemory, context_states: Tensor | None
 ) -> Tensor:
     """Run the next s steps of all rows through the layers; the memory grows by them.
 
@@ -195,14 +195,14 @@ def run_static_steps(
         layers: of the model.
         x: `[R, s, D]`, embedded but for their positions.
         memory: of the rows.
-        heard: as in `LanguageModel.advance`.
+        context_states: as in `LanguageModel.advance`.
 
     Returns:
         `[R, s, D]`, before the last norm.
     """
     s = x.shape[1]
     x = x + memory.begin(s).to(x.dtype)
-    x = x if heard is None else x + heard
+    x = x if context_states is None else x + context_states
     for index, layer in enumerate(layers):
         _add(x, layer.attention_out, memory.attend(index, layer.attention_qkv(layer.attention_norm(x))))
         x = attend_texts(layer, index, x, memory.texts)

@@ -122,7 +122,7 @@ class LanguageModel(nn.Module):
         *,
         mask: Tensor | None = None,
         text_mask: Tensor | None = None,
-        heard: Tensor | None = None,
+        context_states: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of all steps at once; `logits` makes logits of those that are wanted.
 
@@ -132,12 +132,12 @@ class LanguageModel(nn.Module):
             text: `[B, L, D]` projected text, masked vectors zero; None skips the cross-attention.
             mask: see `Layer.forward`; None is causal.
             text_mask: see `Layer.forward`.
-            heard: `[B, S, D]` to be added to the embeddings, or None.
+            context_states: `[B, S, D]` to be added to the embeddings, or None.
 
         Returns:
             `[B, S, D]`, before the last norm.
         """
-        x = self.embed(tokens, positions) if heard is None else self.embed(tokens, positions) + heard
+        x = self.embed(tokens, positions) if context_states is None else self.embed(tokens, positions) + context_states
         for layer in self._layers():
             x, _ = layer(x, mask, text, text_mask)
         return x
@@ -179,7 +179,7 @@ class LanguageModel(nn.Module):
         B, _, S = tokens.shape
         x = self.embed(tokens, positions)
         if self.config.aligned_context:
-            x = x + self.hear(context.states, context.attended.sum(dim=1), S)
+            x = x + self.encode_context(context.states, context.attended.sum(dim=1), S)
         own = torch.ones(S, S, dtype=torch.bool, device=tokens.device).tril()
         seen = context.attended[:, None, :].expand(-1, S, -1)
         mask = torch.cat([seen, own.expand(B, -1, -1)], dim=2)[:, None]
@@ -193,7 +193,7 @@ class LanguageModel(nn.Module):
         embedded = self.embed_tokens(tokens)
         return torch.cat([F.layer_norm(hidden, hidden.shape[2:]).to(embedded.dtype), embedded], dim=2)
 
-    def hear(self, states: Tensor, own: Tensor, places: int) -> Tensor:
+    def encode_context(self, states: Tensor, own: Tensor, places: int) -> Tensor:
         """What the steps from the separator's first on get of the context that sounds with them (`aligned_context`).
 
         Codebook k of frame t is predicted at place t + k, counted from the separator's first step, and stands in the
@@ -250,28 +250,32 @@ class LanguageModel(nn.Module):
             self.context_convolutions(self.embed_tokens(context), attended[:, :context_steps]), (0, 0, 0, rest)
         )
         if self.config.aligned_context:
-            states = self.hidden(tokens, positions, text, mask=mask, heard=added)[:, :context_steps]
-            heard = self.hear(self._states(states, context), attended[:, :context_steps].sum(dim=1), rest)
-            added = added + F.pad(heard, (0, 0, context_steps, 0))
-        return self.logits(self.hidden(tokens, positions, text, mask=mask, heard=added))
+            states = self.hidden(tokens, positions, text, mask=mask, context_states=added)[:, :context_steps]
+            context_states = self.encode_context(
+                self._states(states, context), attended[:, :context_steps].sum(dim=1), rest
+            )
+            added = added + F.pad(context_states, (0, 0, context_steps, 0))
+        return self.logits(self.hidden(tokens, positions, text, mask=mask, context_states=added))
 
     def attach_text(self, cache: KVCache, text: Tensor) -> None:
         """Compute the cross-attention's keys and values of projected text `[rows, L, D]` once, into the cache."""
         cache.text = [layer.text_keys_values(text) for layer in self._layers()]
 
-    def advance(self, tokens: Tensor, caches: Sequence[KVCache] | StaticMemory, heard: Tensor | None = None) -> Tensor:
+    def advance(
+        self, tokens: Tensor, caches: Sequence[KVCache] | StaticMemory, context_states: Tensor | None = None
+    ) -> Tensor:
         """Feed the next s steps of every row, after what the caches hold: logits of the last, `[R, K, codes]` fp32.
 
         Args:
             tokens: `[R, K, s]`, delayed; the rows of the caches one cache after the other, R = sum of their rows.
             caches: they grow by s steps. No step in them is masked: masked steps are simply never fed.
-            heard: `[R, s, D]` of `hear`, or None.
+            context_states: `[R, s, D]` of `encode_context`, or None.
         """
         if isinstance(caches, StaticMemory):
-            return self.logits(run_static_steps(self._layers(), self.embed_tokens(tokens), caches, heard)[:, -1:])[
-                :, :, 0
-            ]
-        return self.logits(self._feed(tokens, caches, heard)[:, -1:])[:, :, 0]
+            return self.logits(
+                run_static_steps(self._layers(), self.embed_tokens(tokens), caches, context_states)[:, -1:]
+            )[:, :, 0]
+        return self.logits(self._feed(tokens, caches, context_states)[:, -1:])[:, :, 0]
 
     def prefill(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Feed a context's steps into an empty cache; as `advance`, but returns what `hear` reads, `[R, s, 2 · D]`."""
@@ -279,11 +283,13 @@ class LanguageModel(nn.Module):
         x = self._feed(tokens, [cache], found, causal=self.config.context_attention == "causal")
         return self._states(x, tokens)
 
-    def _feed(self, tokens: Tensor, caches: Sequence[KVCache], heard: Tensor | None, *, causal: bool = True) -> Tensor:
+    def _feed(
+        self, tokens: Tensor, caches: Sequence[KVCache], context_states: Tensor | None, *, causal: bool = True
+    ) -> Tensor:
         s = tokens.shape[2]
         positions = torch.cat([cache.positions(s).expand(cache.rows, s) for cache in caches])
         x = self.embed(tokens, positions)
-        x = x if heard is None else x + heard
+        x = x if context_states is None else x + context_states
         memory = common_memory(caches) if s == 1 else None
         if memory is not None:
             x = run_one_step(self._layers(), x[:, 0], caches, memory)[:, None]

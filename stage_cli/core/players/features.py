@@ -6,12 +6,12 @@ serves every mix: a sine of amplitude A gives 10 · log10(A² / 2) in its band, 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft
 
 from stage_cli.core.audio.spectra import htk_hertz, htk_mels, triangles
 from stage_cli.core.players.config import FeatureSettings
@@ -70,7 +70,7 @@ class LogMel:
     def _frames(self, first: int, last: int) -> np.ndarray:
         starts = np.array([self._start(frame) for frame in range(first, last)]) - self._first
         windows = np.lib.stride_tricks.sliding_window_view(self._waiting, len(self._window))[starts] * self._window
-        spectrum = np.asarray(fft.rfft(windows, self._size, axis=1))
+        spectrum = np.fft.rfft(windows, self._size, axis=1)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         return decibels(power @ self._filters)
 
@@ -108,7 +108,8 @@ def _filters(sample_rate: int, settings: FeatureSettings) -> tuple[np.ndarray, i
     """Return the window, the size of the transform, and filters `[size / 2 + 1, bands]` that give power."""
     length = max(16, 2 * round(settings.window * sample_rate / 2))
     window = (0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(length) + 0.5) / length)).astype(np.float32)
-    size = int(fft.next_fast_len(length, real=True))
+    # Not scipy's `next_fast_len`: its import takes as long as listening to a song.
+    size = next(n for n in itertools.count(length) if _is_fast(n))
     size += size % 2
     ends = htk_mels(np.array([settings.lowest, settings.highest]))
     corners = htk_hertz(np.linspace(ends[0], ends[1], settings.bands + 2))
@@ -123,3 +124,11 @@ def _filters(sample_rate: int, settings: FeatureSettings) -> tuple[np.ndarray, i
     )
     filters *= 2 / (size * float(np.square(window).sum()))
     return window, size, filters.astype(np.float32)
+
+
+def _is_fast(size: int) -> bool:
+    """Return whether a transform of this size is fast: its only prime factors are 2, 3 and 5."""
+    for factor in (2, 3, 5):
+        while size % factor == 0:
+            size //= factor
+    return size == 1

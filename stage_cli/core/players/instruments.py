@@ -23,7 +23,7 @@ from stage_cli.core.players.modal import ComputedSounds, electric_piano_note, gr
 from stage_cli.core.players.pitched import INSTRUMENT_FILE, SampledSounds, read_instrument
 from stage_cli.core.players.room import BusConfig, RoomConfig
 from stage_cli.core.players.sampler import Sampler, Sounds
-from stage_cli.core.players.sfz import read_sample_folder, read_sfz
+from stage_cli.core.players.sfz import find_maps, read_sample_folder, read_sfz
 from stage_cli.core.players.soundfonts import read_soundfont
 from stage_cli.errors import StageError, UsageError
 
@@ -131,7 +131,7 @@ def load_instrument(
     if drums:
         if instrument is not None:
             raise UsageError(f"instrument: {stem} has kits", next_step="name a kit")
-        return Sampler(_load_kit(kit or (DEFAULT_KIT if stem == "drums" else "percussion")))
+        return Sampler(_load_kit(kit or DEFAULT_KIT))
     if instrument is None:
         if stem not in _DEFAULT_INSTRUMENT:
             raise UsageError(
@@ -226,6 +226,9 @@ def import_sounds(path: Path, name: str | None = None) -> SoundsInfo:
             shutil.rmtree(unfinished, ignore_errors=True)
             source = path if path.is_dir() else path.parent
             shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns(".*"))
+            for other in find_maps(unfinished):
+                if path.is_file() and other.name != path.name:
+                    other.unlink()  # a folder plays by one map
         unfinished.replace(target)
     except OSError as error:
         raise StageError(f"cannot copy {path} to {folder}", why=error.strerror or str(error)) from error
@@ -245,6 +248,7 @@ _COMPUTED: dict[str, Callable[[], ComputedSounds]] = {
         "grand-piano",
         "a grand piano, computed",
         grand_piano_note,
+        level=-17.0,
         room=RoomConfig(0.7, 8.0, 5000.0),
         bus=BusConfig(-16.0, 1.5),
     ),
@@ -254,7 +258,7 @@ _COMPUTED: dict[str, Callable[[], ComputedSounds]] = {
         electric_piano_note,
         28,
         100,
-        level=-15.0,
+        level=-18.0,
         dynamics=1.0,
         release=0.12,
         send=-18.0,
@@ -330,7 +334,7 @@ def _read_folder(path: Path, *, drums: bool) -> Sounds:
     if (path / INSTRUMENT_FILE).is_file():
         return read_instrument(path)
     # A folder that came with its own mapping is meant to be played by it.
-    maps = sorted(entry for entry in path.iterdir() if entry.suffix.lower() == ".sfz")
+    maps = find_maps(path)
     if len(maps) == 1:
         return read_sfz(maps[0], drums=drums)
     if len(maps) > 1:

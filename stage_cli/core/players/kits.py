@@ -74,7 +74,7 @@ STAND_INS: dict[str, tuple[str, ...]] = {
     "pedal_hat": ("closed_hat", "open_hat"),
     "open_hat": ("closed_hat", "crash"),
     "ride": ("crash", "open_hat", "closed_hat"),
-    "crash": ("ride", "open_hat"),
+    "crash": ("ride", "open_hat", "closed_hat"),
     "high_tom": ("mid_tom", "low_tom", "snare"),
     "mid_tom": ("high_tom", "low_tom", "snare"),
     "low_tom": ("mid_tom", "high_tom", "kick"),

@@ -20,7 +20,7 @@ from stage_cli.core.players.samples import stroke_level
 
 _PLACES = 512  # frames of a block
 _QUIET = 1e-4  # of the loudest mode; a mode that has fallen below it is left out
-_VELOCITY_STEP = 8  # velocities that share a timbre
+_VELOCITY_STEP = 16  # velocities that share a timbre
 _LONGEST = 8.0  # seconds
 _LARGEST_CACHE = 128 << 20  # bytes
 
@@ -42,25 +42,38 @@ class Modes:
 
 def sum_modes(modes: Modes, frames: int, sample_rate: int) -> np.ndarray:
     """Return the modes' sound, `[frames, channels]` float32."""
-    rate = (2j * np.pi * modes.hertz - modes.decay) / sample_rate
+    turns, decay = modes.hertz / sample_rate, modes.decay / sample_rate  # per frame
     channels = len(modes.weights)
     out = np.empty((channels, -(-frames // _PLACES) * _PLACES), dtype=np.float32)
     size = np.abs(modes.weights).max(axis=0)
-    within = np.exp(rate[:, None] * np.arange(_PLACES))
+    # Rows of real and imaginary parts: a product of complex numbers is one of real matrices.
+    within = _powers(turns[:, None], decay[:, None], np.arange(_PLACES))
     start = 0
     length = 8 * _PLACES
     while start < out.shape[1]:
         # High modes die first: each stretch, twice as long as the one before, sums only those that are left.
         stop = min(start + length, out.shape[1])
-        heard = size * np.exp(rate.real * start) > _QUIET * size.max()
-        blocks = np.exp(rate[heard] * np.arange(start, stop, _PLACES)[:, None])  # [blocks, modes]
+        heard = size * np.exp(-decay * start) > _QUIET * size.max()
+        real, imaginary = _powers(turns[heard], decay[heard], np.arange(start, stop, _PLACES)[:, None])
+        left = np.concatenate([real, -imaginary], axis=1)  # [blocks, 2 · modes]
         for channel in range(channels):
-            table = modes.weights[channel, heard, None] * within[heard]
-            left = np.concatenate([blocks.real, -blocks.imag], axis=1).astype(np.float32)
-            right = np.concatenate([table.real, table.imag]).astype(np.float32)
+            weight = modes.weights[channel, heard, None]
+            real, imaginary = weight.real.astype(np.float32), weight.imag.astype(np.float32)
+            c, s = within[0][heard], within[1][heard]
+            right = np.concatenate([real * c - imaginary * s, real * s + imaginary * c])
             out[channel, start:stop] = (left @ right).reshape(-1)
         start, length = stop, 2 * length
     return np.ascontiguousarray(out[:, :frames].T)
+
+
+def _powers(turns: np.ndarray, decay: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the real and imaginary parts of exp((2πi · turns − decay) · frame), float32.
+
+    The angle is reduced in double precision: after a minute a float32 one would be out of tune.
+    """
+    angle = (np.mod(turns * frame, 1.0) * (2 * np.pi)).astype(np.float32)
+    size = np.exp((-decay * frame).astype(np.float32))
+    return size * np.cos(angle), size * np.sin(angle)
 
 
 def piano_modes(pitch: int, loudness: float) -> Modes:
@@ -190,7 +203,8 @@ class ComputedSounds:
             tail = min(len(samples), round(0.15 * sample_rate))
             ramp = (0.5 + 0.5 * np.cos(np.pi * (np.arange(tail) + 1) / tail)).astype(np.float32)
             samples[len(samples) - tail :] *= ramp if samples.ndim == 1 else ramp[:, None]
-            samples *= np.float32(10 ** (-stroke_level(samples, sample_rate) / 20))
+            head = samples[: sample_rate // 4]  # a struck string is loudest at its start
+            samples *= np.float32(10 ** (-stroke_level(head, sample_rate) / 20))
             self.cache[name] = samples
             total = sum(array.nbytes for array in self.cache.values())
             while total > _LARGEST_CACHE and len(self.cache) > 1:

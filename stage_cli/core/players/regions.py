@@ -15,7 +15,7 @@ from stage_cli.core.players.sampler import Cut, Strike, pan_gains
 from stage_cli.core.players.samples import LEAD, SampleStore, Take, stroke_level
 from stage_cli.errors import StageError
 
-_PITCHED_LEVEL = -15.0  # dB of a note of velocity 100, K-weighted
+_PITCHED_LEVEL = -20.0  # dB of a note of velocity 100, K-weighted
 
 
 @dataclass(frozen=True)

@@ -174,9 +174,8 @@ class SampleStore:
             seconds = np.maximum(0, np.arange(len(made)) / sample_rate - take.hold)
             gain = (10 ** (-np.minimum(100 * seconds / take.fall, take.sustain) / 20)).astype(np.float32)
             made = made * (gain if made.ndim == 1 else gain[:, None])
-        if cut or first:
-            made = fade_edges(made.copy(), sample_rate, 0.05 if cut else 0.0, fade_in=first > 0)
-        return made
+        # Vorbis does not fade to nothing where its source did: what it leaves at the end would click.
+        return fade_edges(made.copy(), sample_rate, 0.05 if cut else 0.004, fade_in=first > 0)
 
     def _decoded(self, path: Path) -> tuple[np.ndarray, int]:
         if path not in self._files:

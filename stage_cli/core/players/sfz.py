@@ -6,6 +6,7 @@ Source of the format: sfzformat.com.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -62,6 +63,17 @@ def read_sfz(path: Path, *, drums: bool) -> RegionSounds:
             if len(regions) > _MOST_REGIONS:
                 raise StageError(f"{path} has more than {_MOST_REGIONS} regions", why="no kit needs so many")
     return RegionSounds(path.name, tuple(regions), drums, bus=BusConfig(-16.0, 1.5) if drums else None)
+
+
+def find_maps(folder: Path) -> list[Path]:
+    """Return the SFZ files that lie in a folder itself, without those that another one includes."""
+    maps = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() == ".sfz" and entry.is_file())
+    included: set[str] = set()
+    for path in maps if len(maps) > 1 else ():
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()[:_MOST_CHARACTERS].decode("utf-8-sig", errors="replace")
+            included |= {name.replace("\\", "/").lower() for name in re.findall(r'#include\s+"([^"]+)"', text)}
+    return [path for path in maps if path.name.lower() not in included]
 
 
 def _expand(path: Path, root: Path, depth: int, defines: dict[str, str]) -> str:

@@ -34,16 +34,10 @@ from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, MODEL_TYPE, StageC
 from stage_cli.core.precision import Runtime
 from stage_cli.core.training.lora import add_lora
 from stage_cli.core.training.settings import TrainingConfig
-from stage_cli.core.weights.checkpoint import (
-    CODEC_TYPE,
-    CONFIG_FILE,
-    codec_of_directory,
-    own_shapes,
-    plan_directory,
-    read_own_config,
-)
+from stage_cli.core.weights.checkpoint import CONFIG_FILE, codec_of_directory, own_shapes, plan_directory
 from stage_cli.core.weights.formats import Plan, Recipe, TensorSource, same
 from stage_cli.core.weights.hub import hub_repository, resolve
+from stage_cli.core.weights.own_format import CODEC_TYPE, read_own_config
 from stage_cli.core.weights.tensors import Shape, TensorFile
 from stage_cli.errors import WeightsError
 

@@ -189,7 +189,7 @@ def _use(card: ModelCard) -> str:
     text = ""
     if card.model.takes_text:
         named = f" Instruments: {stem.replace('_', ' ')}." if card.config.data.stem == ANY_STEM else ""
-        text = f"A description can be given: `--description 'Genres: Rock. Moods: happy.{named}'`. "
+        text = f"It takes a description: `stage generate … --description 'Genres: Rock. Moods: happy.{named}'`. "
     adapter = f" The adapter needs its base, `{public_name(_base(card))}`." if card.config.lora else ""
     return (
         f"## How to use it\n\n```sh\n{command}\n```\n\n`MODEL` is this directory, or its name on the Hub. {text}"

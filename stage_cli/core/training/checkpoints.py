@@ -316,7 +316,7 @@ class Snapshot:
         folder = checkpoints.folder(step)
         try:
             content = checkpoints.read(step)
-            self._check(folder, content["run"])
+            check_identity(folder.parent.parent, content["run"], self.identity)
             self._load(folder / MODEL_FILE, dict(self.weights()))
             parameters = self.optimizers.parameters
             moments = {}
@@ -348,13 +348,27 @@ class Snapshot:
         if missing := sorted(own.keys() - found):
             raise ValueError(f"{path.name} has no {missing[0]}")
 
-    def _check(self, folder: Path, before: Mapping[str, Any]) -> None:
-        identity = json.loads(json.dumps(dict(self.identity)))  # a tuple is a list there
-        for name in sorted(before.keys() | identity.keys()):
-            was, now = before.get(name), identity.get(name)
-            if was != now:
-                raise UsageError(
-                    f"cannot resume {display_name(folder.parent.parent)} with another {name}",
-                    why=f"it began with {was!r}, now it is {now!r}",
-                    next_step="set it back, or begin a new run in another run.directory (without `resume`)",
-                )
+
+def check_identity(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Make sure that a run goes on with the settings that it began with.
+
+    Args:
+        directory: of the run.
+        before: what it must not change, as its checkpoint has it.
+        now: the same, as it is now.
+
+    Raises:
+        UsageError: a setting is another one; the error names it and both values.
+    """
+    now = json.loads(json.dumps(dict(now)))  # a tuple is a list there
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UsageError(
+                f"cannot resume {display_name(directory)} with another {name}",
+                why=f"it began with {_told(before.get(name))}, now it is {_told(now.get(name))}",
+                next_step="set it back, or begin a new run in another run.directory (without `resume`)",
+            )
+
+
+def _told(value: Any) -> str:
+    return "no value" if value is None else repr(value)

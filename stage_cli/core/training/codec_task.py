@@ -261,7 +261,7 @@ class CodecTask:
 
     def _new_codec(self) -> Codec:
         codec = make_codec(self.settings.shape)
-        draw_weights(codec, self.config.run.seed)
+        initialise_weights(codec, self.config.run.seed)
         codec.quantizer.start_training(CodebookTraining(decay=self.settings.codebook_decay))
         return codec
 
@@ -339,7 +339,7 @@ class CodecTask:
 
 
 @torch.no_grad()
-def draw_weights(codec: Codec, seed: int) -> None:
+def initialise_weights(codec: Codec, seed: int) -> None:
     """Give a new codec's matrices and kernels random weights of variance 1 / inputs; its biases become zero.
 
     Args:

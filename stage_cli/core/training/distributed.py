@@ -36,7 +36,7 @@ from stage_cli.core.training.settings import RunConfig
 from stage_cli.errors import Cancelled, StageError, UsageError
 
 
-class AllUsed(nn.Module):
+class UnusedParameters(nn.Module):
     """Calls a module, and ties its trainable parameters to the loss, without changing a gradient.
 
     Those that are not used then report that they have none, which DDP takes for zero.
@@ -154,7 +154,7 @@ class Processes:
             for part in parts or [module]:
                 part.compile()
         if run.sharding == "ddp":
-            return self._accelerator.prepare_model(module if self.count == 1 else AllUsed(module))
+            return self._accelerator.prepare_model(module if self.count == 1 else UnusedParameters(module))
         module = self._accelerator.prepare_model(module, evaluation_mode=True)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

@@ -20,8 +20,8 @@ from stage_cli.core.lm.config import LanguageModelConfig
 from stage_cli.core.model_config import DEFAULT_TEXT_ENCODER, StageConfig, read_config
 from stage_cli.core.players.config import PlayerConfig
 from stage_cli.core.training.settings import LoraConfig, RunConfig, TrainingConfig
-from stage_cli.core.weights.checkpoint import read_own_config
 from stage_cli.core.weights.hub import CATALOG
+from stage_cli.core.weights.own_format import read_own_config
 from stage_cli.errors import HubError, UsageError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ _PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """One part of the model.
 
     Attributes:
@@ -260,7 +260,7 @@ class Estimate:
         notes: what is not known, and why.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
     data: DataCounts
     steps: int
     epochs: float
@@ -296,7 +296,7 @@ def estimate(config: TrainingConfig, *, processes: int = 1) -> Estimate:
     data = _count_data(config) if config.player is None else _count_stored_songs(config)
     has_model = config.codec is None and config.player is None
     model, directory = _model(config, notes) if has_model else (None, None)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MemoryPart, ...] = ()
     memory: tuple[MemoryShare, ...] = ()
     if config.codec is not None:
         parts = _count_codec(config.codec.shape)
@@ -360,7 +360,7 @@ def _count_stored_songs(config: TrainingConfig) -> DataCounts:
     )
 
 
-def _count_player(sizes: PlayerConfig) -> tuple[Part, ...]:
+def _count_player(sizes: PlayerConfig) -> tuple[MemoryPart, ...]:
     import torch
 
     from stage_cli.core.players.model import Player
@@ -368,7 +368,7 @@ def _count_player(sizes: PlayerConfig) -> tuple[Part, ...]:
     with torch.device("meta"):
         player = Player(sizes)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in player.named_children()}
-    return tuple(Part(name, count, count) for name, count in counts.items())
+    return tuple(MemoryPart(name, count, count) for name, count in counts.items())
 
 
 def _model(config: TrainingConfig, notes: list[str]) -> tuple[StageConfig | None, Path | None]:
@@ -431,7 +431,7 @@ def _find(key: str, name: str) -> Path | None:
 
 def _count_parameters(
     config: TrainingConfig, model: StageConfig, text_encoder: int | None
-) -> tuple[tuple[Part, ...], ParameterCounts]:
+) -> tuple[tuple[MemoryPart, ...], ParameterCounts]:
     from stage_cli.core.training.stem_task import is_hidden_matrix
     from stage_cli.core.weights.checkpoint import own_shapes
 
@@ -441,30 +441,30 @@ def _count_parameters(
     hidden = (name for name in sizes if name.startswith("lm.") and is_hidden_matrix(name, len(shapes[name])))
     matrices = sum(sizes[name] for name in hidden)
     learned = total["lm"] + total.get("text_projection", 0)
-    parts = [Part("language model", total["lm"], total["lm"])]
+    parts = [MemoryPart("language model", total["lm"], total["lm"])]
     if "text_projection" in total:
-        parts.append(Part("text projection", total["text_projection"], total["text_projection"]))
+        parts.append(MemoryPart("text projection", total["text_projection"], total["text_projection"]))
     trained, frozen = learned, 0
     if config.lora is not None:
         adapter = count_adapter(config.lora, shapes)
         if not model.lm.separator:  # its embedding is new: it learns too
             adapter += model.lm.codebooks * model.lm.dimension
-        parts = [*(replace(part, trained=0) for part in parts), Part("adapter", adapter, adapter)]
+        parts = [*(replace(part, trained=0) for part in parts), MemoryPart("adapter", adapter, adapter)]
         trained, frozen, matrices = adapter, learned, adapter
-    parts.append(Part("codec", total["codec"]))
+    parts.append(MemoryPart("codec", total["codec"]))
     if model.lm.text_dimension is not None:
-        parts.append(Part("text encoder", text_encoder))
+        parts.append(MemoryPart("text encoder", text_encoder))
     return tuple(parts), ParameterCounts(trained, matrices, frozen, total["codec"], text_encoder or 0)
 
 
-def _count_codec(shape: AnyCodecConfig) -> tuple[Part, ...]:
+def _count_codec(shape: AnyCodecConfig) -> tuple[MemoryPart, ...]:
     from stage_cli.core.weights.checkpoint import codec_shapes
 
     sizes = {name: math.prod(tensor) for name, tensor in codec_shapes(shape).items()}
     codebooks = sizes["codec.quantizer.codebooks"]
     learned = sum(sizes.values()) - codebooks
     # Codebooks follow the latents; no gradient changes them.
-    return (Part("encoder and decoder", learned, learned), Part("codebooks", codebooks))
+    return (MemoryPart("encoder and decoder", learned, learned), MemoryPart("codebooks", codebooks))
 
 
 def count_adapter(lora: LoraConfig, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -29,7 +29,7 @@ from stage_cli.core.training.task import Task
 from stage_cli.errors import DeviceError, StageError
 
 
-class Meter:
+class SpeedMeter:
     """Means and speed.
 
     The sums are kept in the progress, which a checkpoint holds, so a line that was begun before a stop is ended after
@@ -208,6 +208,7 @@ def _to_blame(
     return tuple(name for _, names, _ in sorted(bad) for name in names)
 
 
+ITEMS = "number of items"
 CHECKPOINTS_FOLDER = "checkpoints"
 _ITEMS_SHOWN = 8
 
@@ -263,7 +264,7 @@ class Loop:
         self._order = DataOrder(len(task.dataset), train.batch_size, train.micro_batch_size, run.seed)
         self._stepper = Stepper(task, module, self._optimizers, average, processes, train, run.seed, passes)
         self._progress = Progress()
-        self._meter = Meter(self._progress, processes.device)
+        self._meter = SpeedMeter(self._progress, processes.device)
         self._stops = StopRequests(patient=processes.count > 1)
         self._bad_in_a_row = 0
         self._milestones = Milestones(
@@ -271,7 +272,7 @@ class Loop:
             task=task,
             processes=processes,
             snapshot=Snapshot(
-                task.module, self._optimizers, average, processes, {**identity, "number of items": self._order.items}
+                task.module, self._optimizers, average, processes, {**identity, ITEMS: self._order.items}
             ),
             checkpoints=Checkpoints(config.directory / CHECKPOINTS_FOLDER, train.keep_last),
             progress=self._progress,

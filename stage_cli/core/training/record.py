@@ -472,7 +472,7 @@ def _draw_training_loss(panel: Axes, lines: Sequence[MetricsLine]) -> None:
     panel.set_title("training loss", loc="left", fontsize=11)
     steps, loss = _series(lines, "loss")
     if not len(steps):
-        _say(panel, "no step yet")
+        _write_line(panel, "no step yet")
         return
     drawn = []
     for name, colour in _codebooks(lines):
@@ -488,7 +488,7 @@ def _draw_validation_loss(panel: Axes, lines: Sequence[MetricsLine]) -> None:
     panel.set_title("validation loss", loc="left", fontsize=11)
     steps, loss = _series(lines, "validation/loss")
     if not len(steps):
-        _say(panel, "no validation yet")
+        _write_line(panel, "no validation yet")
         return
     shuffled_steps, shuffled = _series(lines, "validation/loss_shuffled_context")
     if len(shuffled_steps):
@@ -506,7 +506,7 @@ def _draw_context_gap(panel: Axes, lines: Sequence[MetricsLine]) -> None:
     panel.set_title("context gap: how much worse with another song's context", loc="left", fontsize=11)
     steps, gap = _series(lines, "validation/context_gap")
     if not len(steps):
-        _say(panel, "no validation yet")
+        _write_line(panel, "no validation yet")
         return
     panel.axhline(0, color="0.5", linewidth=1)
     for kind, colour in _KINDS.items():
@@ -528,7 +528,7 @@ def _draw_learning_rate(panel: Axes, lines: Sequence[MetricsLine]) -> None:
             panel.lines[-1].set_label(name.removeprefix("learning_rate").strip("/_") or "others")
         highest = max(highest, float(values.max(initial=0)))
     if not highest:
-        _say(panel, "no step yet")
+        _write_line(panel, "no step yet")
         return
     panel.set_ylim(0, 1.1 * highest)
     panel.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
@@ -579,7 +579,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def _say(panel: Axes, text: str) -> None:
+def _write_line(panel: Axes, text: str) -> None:
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color="0.5")
     panel.set_yticks([])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +13,12 @@ from typing import Any
 from stage_cli.core.files import display_name, write_text
 from stage_cli.core.training.building import build_model
 from stage_cli.core.training.card import DataSummary, ModelCard, write_codec_card, write_model_card
-from stage_cli.core.training.checkpoints import Checkpoints
+from stage_cli.core.training.checkpoints import Checkpoints, check_identity
 from stage_cli.core.training.codec_task import CodecTask, CodecValidator
 from stage_cli.core.training.distributed import Processes, joined, locked
 from stage_cli.core.training.events import Event, Noted, OnEvent, Preparing, ignore
 from stage_cli.core.training.loader import deterministic_algorithms
-from stage_cli.core.training.loop import CHECKPOINTS_FOLDER, Loop
+from stage_cli.core.training.loop import CHECKPOINTS_FOLDER, ITEMS, Loop
 from stage_cli.core.training.milestones import MODEL_FOLDER, Describe, Validate
 from stage_cli.core.training.player_task import PlayerTask, PlayerValidator, prepare_songs, write_player_card
 from stage_cli.core.training.record import Record
@@ -27,7 +27,7 @@ from stage_cli.core.training.stem_task import StemTask
 from stage_cli.core.training.task import Task
 from stage_cli.core.training.toml import to_dict, to_toml
 from stage_cli.core.training.validation import Validator
-from stage_cli.errors import UsageError
+from stage_cli.errors import StageError, UsageError
 
 CONFIG_FILE = "config.toml"
 
@@ -102,7 +102,7 @@ def train(
         if processes.is_main and config.run.precision not in ("auto", processes.precision):
             text = "This processor has no arithmetic for {}, which would take it many times as long: {} instead."
             tell(Noted(text.format(config.run.precision, processes.precision)))
-        make = _player_parts if config.player is not None else _codec_parts if config.codec is not None else _stem_parts
+        make = _player_setup if config.player is not None else _codec_setup if config.codec is not None else _stem_setup
         parts = make(config, processes, tell, offline=offline)
         loop = Loop(
             config,
@@ -160,7 +160,20 @@ def _begin(config: TrainingConfig, stack: ExitStack, *, resume: bool) -> None:
     """Take the run's folder, and note there what the run is."""
     stack.enter_context(locked(config.directory))
     check_directory(config, resume=resume)
+    checkpoints = Checkpoints(config.directory / CHECKPOINTS_FOLDER, config.train.keep_last)
+    if resume and (steps := checkpoints.steps()):
+        # Now, before tokens are made. The number of items is known later, and is compared when the checkpoint is read.
+        before = {name: value for name, value in _saved_identity(checkpoints, steps).items() if name != ITEMS}
+        if before:
+            check_identity(config.directory, before, identity(config))
     write_text(config.directory / CONFIG_FILE, to_toml(config))
+
+
+def _saved_identity(checkpoints: Checkpoints, steps: Sequence[int]) -> Mapping[str, Any]:
+    try:
+        return dict(checkpoints.read(max(steps))["run"])
+    except (OSError, ValueError, KeyError, TypeError, StageError):
+        return {}  # a broken checkpoint is told of where the run goes on from one
 
 
 def _record(config: TrainingConfig, processes: Processes, stack: ExitStack, on_event: OnEvent) -> Record | None:
@@ -170,7 +183,7 @@ def _record(config: TrainingConfig, processes: Processes, stack: ExitStack, on_e
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Setup:
     """What the loop is given: what is trained, how it is validated, and what is written beside the result."""
 
     task: Task
@@ -178,17 +191,18 @@ class _Parts:
     describe: Describe
 
 
-def _stem_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+def _stem_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
     task = StemTask(config, build_model(config, offline=offline))
+    _tell_of_few_songs(config, task, tell)
     task.place(processes.device)
     told = (lambda done, total: tell(Preparing(done, total))) if processes.is_main else None
     task.prepare_tokens(process=processes.number, processes=processes.count, on_progress=told)
     processes.wait()
-    return _Parts(task, _validator(config, task, processes), _describer(config, task))
+    return _Setup(task, _validator(config, task, processes), _describer(config, task))
 
 
-def _codec_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
-    del tell, offline  # a codec starts from scratch, and its audio is read while it learns
+def _codec_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
+    del offline  # a codec starts from scratch, and its audio is read while it learns
     if processes.count > 1:
         raise UsageError(
             f"a codec is trained by one process, not by {processes.count}",
@@ -196,17 +210,25 @@ def _codec_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *,
             next_step="start stage train without torchrun",
         )
     task = CodecTask(config)
+    _tell_of_few_songs(config, task, tell)
     validate = CodecValidator(config, task, processes.device) if config.validate.every else None
     data = DataSummary.of(config, task.training_songs, task.validation_songs)
-    return _Parts(task, validate, partial(write_codec_card, config, data))
+    return _Setup(task, validate, partial(write_codec_card, config, data))
 
 
-def _player_parts(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Parts:
+def _player_setup(config: TrainingConfig, processes: Processes, tell: OnEvent, *, offline: bool) -> _Setup:
     del offline  # a player starts from scratch
     processes.only_main(partial(prepare_songs, config, lambda done, total: tell(Preparing(done, total))))
     task = PlayerTask(config)
     validate = PlayerValidator(config, task, processes.device, processes.autocast) if config.validate.every else None
-    return _Parts(task, validate, partial(write_player_card, config, task))
+    return _Setup(task, validate, partial(write_player_card, config, task))
+
+
+def _tell_of_few_songs(config: TrainingConfig, task: StemTask | CodecTask, tell: OnEvent) -> None:
+    kept, wanted = len(task.validation_songs), config.data.validation_songs
+    if config.data.split == "last" and kept < wanted:
+        songs = len(task.training_songs) + kept
+        tell(Noted(f"There are only {songs} songs: {kept} of them validate, not {wanted} (data.validation_songs)."))
 
 
 def _validator(config: TrainingConfig, task: StemTask, processes: Processes) -> Validator | None:

@@ -196,7 +196,7 @@ class TrainConfig:
             )
 
     @property
-    def listens(self) -> bool:
+    def has_context_losses(self) -> bool:
         """Whether anything is learned from the context alone."""
         return self.beat_weight > 0 or self.harmony_weight > 0
 

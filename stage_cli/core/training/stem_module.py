@@ -106,7 +106,7 @@ def _pitch_classes(audio: Tensor, codec: CodecShape, frames: int) -> Tensor:
     return torch.where(heard, folded / total.clamp(min=1e-12), torch.zeros_like(folded))
 
 
-class Listening(nn.Module):
+class ContextHeads(nn.Module):
     """Reads beats and pitch classes off the hidden states of a context.
 
     Args:
@@ -328,7 +328,7 @@ class Conditioning:
         return np.repeat(gaps, piece)[first : first + frames]
 
 
-def draw_conditioning(dropouts: Dropouts, description: str, *, seed: int, epoch: int, index: int) -> Conditioning:
+def pick_conditioning(dropouts: Dropouts, description: str, *, seed: int, epoch: int, index: int) -> Conditioning:
     """Draw what one item is learned with."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, epoch, index), spawn_key=(_STREAM,)))
     # All are always drawn: a rate of zero leaves the other draws as they are.
@@ -352,7 +352,7 @@ class StemModule(nn.Module):
         lm: the language model.
         text_projection: text encoder's width → model width; None for a model without text.
         codebook_weights: share of each codebook in the loss, K of them, that sum to one.
-        listening: further losses on what the model hears in its context, for one that reads that first; or None.
+        context_heads: further losses on what the model hears in its context, for one that reads that first; or None.
     """
 
     codebook_weights: Tensor
@@ -362,14 +362,14 @@ class StemModule(nn.Module):
         lm: LanguageModel,
         text_projection: nn.Linear | None,
         codebook_weights: Sequence[float],
-        listening: Listening | None = None,
+        context_heads: ContextHeads | None = None,
     ) -> None:
         super().__init__()
         if len(codebook_weights) != lm.config.codebooks:
             raise ValueError(f"{len(codebook_weights)} weights for {lm.config.codebooks} codebooks")
         self.lm = lm
         self.text_projection = text_projection
-        self.listening = listening
+        self.context_heads = context_heads
         self.register_buffer("codebook_weights", torch.tensor(list(codebook_weights)), persistent=False)
 
     def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
@@ -377,10 +377,10 @@ class StemModule(nn.Module):
 
         Returns:
             "loss", a scalar in fp32: the weighted mean over the codebooks of "codebook_losses" `[K]`, which have no
-            gradient. In training, with `listening`, its weighted losses are added, and "beat_loss" and "harmony_loss"
-            are there.
+            gradient. In training, with `context_heads`, their weighted losses are added, and "beat_loss" and
+            "harmony_loss" are there.
         """
-        if self.listening is None or not self.training:
+        if self.context_heads is None or not self.training:
             losses = codebook_losses(self.target_logits(batch), batch.target)
             return {"loss": (losses * self.codebook_weights).sum(), "codebook_losses": losses.detach()}
         logits, context = self.after_context(batch)
@@ -388,7 +388,7 @@ class StemModule(nn.Module):
         labels = batch.labels
         if labels is None:
             raise ValueError("learning from the context alone needs labels")
-        heard = self.listening(context.states[..., : self.lm.config.dimension], context.attended, labels)
+        heard = self.context_heads(context.states[..., : self.lm.config.dimension], context.attended, labels)
         loss = (losses * self.codebook_weights).sum() + heard.pop("loss")
         return {"loss": loss, "codebook_losses": losses.detach(), **heard}
 

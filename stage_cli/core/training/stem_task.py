@@ -25,13 +25,13 @@ from stage_cli.core.training.settings import TrainingConfig, contradiction
 from stage_cli.core.training.stem_module import (
     CodeBatch,
     Conditioning,
+    ContextHeads,
     Dropouts,
-    Listening,
     StemModule,
     TokenBatch,
     TokenItem,
     collate_items,
-    draw_conditioning,
+    pick_conditioning,
 )
 from stage_cli.core.training.task import ParameterGroup
 from stage_cli.core.training.tokens import CachedTokens, cached_tokens, encode_batch, make_tokens
@@ -94,7 +94,7 @@ class StemTask:
         self.config = config
         self.model = model
         weights = config.train.loss_weights(model.config.lm.codebooks)
-        self.module = StemModule(model.lm, model.text_projection, weights, _listening(config, model))
+        self.module = StemModule(model.lm, model.text_projection, weights, _context_heads(config, model))
         split = split_songs(find_songs(config.data.root), config.data)
         self.training_songs = split.training
         self.validation_songs = split.validation
@@ -106,7 +106,7 @@ class StemTask:
                 self._audio,
                 model.codec,
                 config.loading.cache_epochs,
-                labels=config.train.listens,
+                labels=config.train.has_context_losses,
                 shared=Path(config.loading.cache_directory).expanduser() if config.loading.cache_directory else None,
             )
 
@@ -163,11 +163,11 @@ class StemTask:
         train = self.config.train
         codes = batch
         if not isinstance(codes, CodeBatch):
-            codes = encode_batch(self.model.codec, codes, labels=train.listens)
+            codes = encode_batch(self.model.codec, codes, labels=train.has_context_losses)
         dropouts = Dropouts(train.context_dropout, train.description_dropout, train.word_dropout, train.history_dropout)
         seed = self.config.run.seed
         drawn = [
-            draw_conditioning(dropouts if drop else Dropouts(), description, seed=seed, epoch=epoch, index=item.index)
+            pick_conditioning(dropouts if drop else Dropouts(), description, seed=seed, epoch=epoch, index=item.index)
             for item, description in zip(codes.items, codes.descriptions, strict=True)
         ]
         frames = tuple(
@@ -236,10 +236,10 @@ class StemTask:
         return vectors.to(device).clone(), mask.to(device).clone()
 
 
-def _listening(config: TrainingConfig, model: StageModel) -> Listening | None:
+def _context_heads(config: TrainingConfig, model: StageModel) -> ContextHeads | None:
     """Make what learns from the context alone, or None where nothing is to."""
     train, lm = config.train, model.config.lm
-    if not train.listens:
+    if not train.has_context_losses:
         return None
     key = "beat_weight" if train.beat_weight else "harmony_weight"
     if config.lora is not None:
@@ -255,4 +255,4 @@ def _listening(config: TrainingConfig, model: StageModel) -> Listening | None:
             why="it does not read its context before the rest",
             next_step=f'set model.lm.context_attention to "full", or train.{key} to 0',
         )
-    return Listening(lm.dimension, train.beat_weight, train.harmony_weight)
+    return ContextHeads(lm.dimension, train.beat_weight, train.harmony_weight)

@@ -69,6 +69,38 @@ def bundled_directory(name: str) -> Path | None:
     return ASSETS / kind if (ASSETS / kind).is_dir() else None
 
 
+PLAYER_PREFIX = "player-"
+
+DEFAULT_PREFIXES: tuple[str, ...] = (PLAYER_PREFIX, BUNDLED_PREFIX)
+"""Which of the package's models for a stem is taken where none is named: the first of these that there is."""
+
+
+def player_stems() -> tuple[str, ...]:
+    """Return the stems for which a player comes with the package, by name."""
+    return tuple(sorted(path.parent.name for path in (ASSETS / "players").glob("*/config.json")))
+
+
+def player_directory(name: str) -> Path | None:
+    """Return the directory of `player-drums`, …; None for any other name."""
+    stem = name.removeprefix(PLAYER_PREFIX)
+    return ASSETS / "players" / stem if stem != name and stem in player_stems() else None
+
+
+def default_model(stem: str) -> str | None:
+    """Return the name of the package's model for a stem; None if there is none."""
+    stems = {PLAYER_PREFIX: player_stems(), BUNDLED_PREFIX: bundled_stems()}
+    return next((prefix + stem for prefix in DEFAULT_PREFIXES if stem in stems[prefix]), None)
+
+
+def is_player(directory: Path) -> bool:
+    """Return whether a model's directory holds a player, which writes notes."""
+    try:
+        about = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("kind") == "player"
+
+
 MUSICGEN_LICENCE = "CC-BY-NC-4.0 (no commercial use)"
 
 
@@ -174,12 +206,22 @@ def resolve(name: str, *, offline: bool = False, network: bool = False) -> Path:
         )
     if (own := models_folder() / name).is_dir() and "/" not in name:
         return _model_of_run(own)
-    if (bundled := bundled_directory(name)) is not None:
+    if (bundled := bundled_directory(name) or player_directory(name)) is not None:
         return bundled
+    if _is_mistyped_path(name):
+        raise UsageError(f"There is no folder {name}", next_step="check the name, or see `stage models list`")
     match = HUB_ID.fullmatch(_published(name))
     if match is None or name.startswith((".", "/", "~")):
         raise unknown_model(name)
     return fetch_model(match["repository"], match["revision"], offline=offline, network=network)
+
+
+def _is_mistyped_path(name: str) -> bool:
+    """Whether a name that is no directory was meant as one: it looks like a path, or its first folder is here."""
+    if name in {entry.repository for entry in CATALOG}:
+        return False
+    parts = Path(name).parts
+    return len(parts) > 1 and (name.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir())
 
 
 def hub_repository(name: str) -> str | None:

@@ -38,7 +38,13 @@ DEFAULT_TEXT_DIMENSION = 768  # T5-base's
 
 
 def import_checkpoint(
-    checkpoint: Path, output: Path, *, stem: str | None, base: str | None = None, offline: bool = False
+    checkpoint: Path,
+    output: Path,
+    *,
+    stem: str | None,
+    base: str | None = None,
+    overwrite: bool = False,
+    offline: bool = False,
 ) -> StageConfig:
     """Write a checkpoint as a model directory, in the precision in which it is stored.
 
@@ -48,6 +54,7 @@ def import_checkpoint(
         stem: what the model writes; None keeps what a model of ours says of itself (a published one says nothing).
         base: directory or Hub id of the MusicGen that it was trained from, or of a codec: it lends what the checkpoint
             does not hold. The published EnCodec if left out.
+        overwrite: replace a model that is there already.
         offline: use only files that are already on this machine.
 
     Returns:
@@ -61,7 +68,12 @@ def import_checkpoint(
     if not checkpoint.exists():
         raise UsageError(f"There is no file {checkpoint}")
     if (output / "config.json").exists():
-        raise UsageError(f"{output} holds a model already", next_step="give another `output`, or delete it first")
+        if not overwrite:
+            raise UsageError(
+                f"{output} holds a model already", next_step="use `overwrite` to replace it, or give another `output`"
+            )
+        if output.resolve() in (checkpoint.resolve(), checkpoint.resolve().parent):
+            raise UsageError(f"{output} is read and cannot be replaced", next_step="give another `output`")
     plan = _plan(checkpoint, base, offline=offline)
     config = StageConfig(
         codec=plan.config.codec,

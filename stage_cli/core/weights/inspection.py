@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stage_cli.core.model_config import MODEL_TYPE, StageConfig, read_config
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig, find_base, read_adapter_config
-from stage_cli.core.weights.checkpoint import read_own_config
 from stage_cli.core.weights.hub import (
     ASSETS,
     BUNDLED_PREFIX,
@@ -19,6 +18,7 @@ from stage_cli.core.weights.hub import (
     hub_repository,
     local_models,
 )
+from stage_cli.core.weights.own_format import read_own_config
 from stage_cli.errors import StageError
 
 _BUNDLED = "comes with stage-cli: small, trained on synthetic songs"

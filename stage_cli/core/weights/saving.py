@@ -20,8 +20,9 @@ from stage_cli.core.codec.config import AnyCodecConfig, SpectralConfig
 from stage_cli.core.files import whole_file
 from stage_cli.core.model_config import StageConfig
 from stage_cli.core.weights.adapter_config import ADAPTER_FILE, AdapterConfig
-from stage_cli.core.weights.checkpoint import CONFIG_FILE, MODEL_FILE, codec_config_values
+from stage_cli.core.weights.checkpoint import CONFIG_FILE, MODEL_FILE
 from stage_cli.core.weights.formats import TensorSource
+from stage_cli.core.weights.own_format import codec_config_values
 from stage_cli.core.weights.tensors import SCALE_SUFFIX, check_finite
 from stage_cli.errors import WeightsError
 

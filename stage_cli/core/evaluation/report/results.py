@@ -109,7 +109,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Output:
+class TakeResult:
     """What one system made for one item.
 
     Attributes:
@@ -156,7 +156,7 @@ class ClipResult:
     bpm: float | None = None
     beats: tuple[float, ...] = ()
     downbeats: tuple[float, ...] = ()
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[TakeResult, ...] = ()
     files: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -232,7 +232,7 @@ class Results:
 
 
 def _read_item(values: Mapping[str, Any]) -> ClipResult:
-    outputs = [_read(Output, output) for output in values.get("outputs", [])]
+    outputs = [_read(TakeResult, output) for output in values.get("outputs", [])]
     return _read(ClipResult, {**values, "outputs": outputs})
 
 
@@ -265,6 +265,7 @@ def _damaged(why: str) -> StageError:
 
 RESULTS_FILE = "results.json"
 ITEMS_FILE = "items.csv"
+FINISHED_FILE = "finished.json"
 REPORT_FILE = "report.html"
 
 
