@@ -238,7 +238,7 @@ def draw_weights(module: nn.Module, seed: int) -> None:
     """Give a new player random weights: tables by their use, other matrices even within ± 1 / √inputs.
 
     Args:
-        module: changed; vectors and what starts at zero stay as they are.
+        module: changed; biases of linear maps become zero, other vectors stay as they are.
         seed: fixes the weights; each tensor is drawn from (seed, its place among the sorted names) alone.
     """
     for place, (name, parameter) in enumerate(sorted(module.named_parameters())):
@@ -249,6 +249,8 @@ def draw_weights(module: nn.Module, seed: int) -> None:
         elif name.endswith(".weight") and parameter.ndim > 1:
             even = 2 * torch.rand(parameter.shape, generator=generator) - 1
             parameter.copy_(even / parameter[0].numel() ** 0.5)
+        elif name.endswith(".bias"):
+            parameter.zero_()
 
 
 def add_rows(x: Tensor, table: Tensor, tokens: Tensor, *, per_voice: bool = False) -> Tensor:
