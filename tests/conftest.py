@@ -22,7 +22,7 @@ from tiny_sizes import TINY_CODEC, TINY_LM, TINY_PLAYER
 from stage_cli.core.lm.transformer import LanguageModel
 from stage_cli.core.model import StageModel
 from stage_cli.core.model_config import StageConfig
-from stage_cli.core.players.model import Player as TorchPlayer
+from stage_cli.core.players.model import PlayerModel as TorchPlayer
 from stage_cli.core.training.player_task import save_player
 
 if TYPE_CHECKING:

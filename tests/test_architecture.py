@@ -248,3 +248,12 @@ def test_the_core_knows_no_options() -> None:
             if re.search(r"(?<![\w-])--[a-z]{2}", text) and not whole_command:
                 found.append(f"{module}: {text.strip().splitlines()[0]}")
     assert found == []
+
+
+def test_a_class_name_occurs_once() -> None:
+    found: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in ast.walk(_tree(module)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

@@ -14,7 +14,7 @@ from stage_cli.core.music.beats import BeatGrid, constant_grid
 from stage_cli.core.music.notes import DRUM_VOICES, Note, pitch_of
 from stage_cli.core.players.config import GRID_CHANNELS, STROKES, TAGS, FeatureSettings, PlayerConfig
 from stage_cli.core.players.generate import Hearing, Known, Player, WritingSettings, given_grid
-from stage_cli.core.players.model import Player as TorchPlayer
+from stage_cli.core.players.model import PlayerModel as TorchPlayer
 from stage_cli.core.players.model import draw_weights
 from stage_cli.core.players.numpy_model import NumpyEars, NumpyPen
 from stage_cli.core.training.player_task import save_player

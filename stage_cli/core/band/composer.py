@@ -32,8 +32,8 @@ from stage_cli.core.band.score import (
     ScoreMeter,
     ScoreNote,
     ScorePart,
+    ScoreTempo,
     Section,
-    TempoMap,
     perform,
 )
 from stage_cli.core.band.styles import Role, Style, drum_manner, invent_names, plays, sections, styles
@@ -223,7 +223,7 @@ def compose(
     drummer = hire(key, style, meter, electronic=electronic)
     harmony = _harmony(generator(*key, "harmony"), style, song_key)
     players = hire_players(key, style)
-    tempo = TempoMap(bpm, meter, lead_in, 0.0 if tempo_changes == "never" else drift, generator(*key, "drift"))
+    tempo = ScoreTempo(bpm, meter, lead_in, 0.0 if tempo_changes == "never" else drift, generator(*key, "drift"))
 
     played: list[Section] = []
     chords: list[ChordSpan] = []

@@ -179,7 +179,7 @@ SLOWEST_BPM, FASTEST_BPM = 70.0, 180.0
 
 
 @dataclass
-class TempoMap:
+class ScoreTempo:
     """Seconds of every beat, bar by bar; it grows with the song and never changes what it has said.
 
     Args:

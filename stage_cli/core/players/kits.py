@@ -19,7 +19,7 @@ import numpy as np
 from stage_cli.core.music.notes import Note, voice_of
 from stage_cli.core.players.room import BusConfig, RoomConfig
 from stage_cli.core.players.sampler import Cut, Strike, pan_gains
-from stage_cli.core.players.samples import SOFTER_STEP, SampleStore, Take
+from stage_cli.core.players.samples import SOFTER_STEP, SampleStore, SampleTake
 from stage_cli.errors import StageError
 
 KIT_FILE = "kit.toml"
@@ -84,7 +84,7 @@ STAND_INS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class VelocityLayer:
     """Takes of one loudness.
 
     Attributes:
@@ -95,7 +95,7 @@ class Layer:
 
     velocity: float
     level: float
-    takes: tuple[Take, ...]
+    takes: tuple[SampleTake, ...]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class DrumSound:
 
     name: str
     place: VoicePlace
-    layers: tuple[Layer, ...]
+    layers: tuple[VelocityLayer, ...]
     dynamics: float = 1.5
 
     def gain(self, velocity: float) -> float:
@@ -278,10 +278,10 @@ def _read_sound(folder: Path, name: str, entry: Mapping[str, Any]) -> tuple[Drum
     if path.parent != folder:
         raise ValueError(f"{entry['file']!r} lies outside the kit's folder")
     layers = tuple(
-        Layer(
+        VelocityLayer(
             float(layer["velocity"]),
             float(layer["level"]),
-            tuple(Take(path, int(start), int(stop)) for start, stop in layer["takes"]),
+            tuple(SampleTake(path, int(start), int(stop)) for start, stop in layer["takes"]),
         )
         for layer in entry["layers"]
     )

@@ -52,7 +52,7 @@ class PlayerInputs:
     beat_weight: Tensor
 
 
-class Layer(nn.Module):
+class AttentionLayer(nn.Module):
     """Attention and a feed-forward with a squared ReLU, each normed first and added."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -111,7 +111,7 @@ class Ears(nn.Module):
         self.known = nn.Parameter(torch.zeros(config.voices * (STROKES + 1), width))
         self.is_known = nn.Parameter(torch.zeros(width))
         self.convolutions = nn.ModuleList([DilatedConvolution(width, 2**n) for n in range(config.convolutions)])
-        self.layers = nn.ModuleList([Layer(width, config.ear_heads) for _ in range(config.ear_layers)])
+        self.layers = nn.ModuleList([AttentionLayer(width, config.ear_heads) for _ in range(config.ear_layers)])
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.beats = nn.Linear(width, BEAT_OUTPUTS)
         self._head = width // config.ear_heads
@@ -142,7 +142,7 @@ class Pen(nn.Module):
         self.past = nn.Parameter(torch.zeros(tokens, width))
         self.hidden = nn.Parameter(torch.zeros(width))
         self.tags = nn.Embedding(sum(TAGS.values()) + len(TAGS), width)
-        self.layers = nn.ModuleList([Layer(width, config.pen_heads) for _ in range(config.pen_layers)])
+        self.layers = nn.ModuleList([AttentionLayer(width, config.pen_heads) for _ in range(config.pen_layers)])
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.stroke = nn.Linear(width, config.stroke, bias=False)
         self.struck_before = nn.Parameter(torch.zeros(tokens, config.stroke))
@@ -180,7 +180,7 @@ class Pen(nn.Module):
         return (hidden * self.whether).sum(dim=3) + self.whether_bias, hidden
 
 
-class Player(nn.Module):
+class PlayerModel(nn.Module):
     """Ears and pen."""
 
     def __init__(self, config: PlayerConfig) -> None:

@@ -17,7 +17,7 @@ from stage_cli.core.players.kits import naming_field, read_table
 from stage_cli.core.players.modal import fold_pitch
 from stage_cli.core.players.room import BusConfig, RoomConfig
 from stage_cli.core.players.sampler import Cut, Strike, pan_gains
-from stage_cli.core.players.samples import SampleStore, Take
+from stage_cli.core.players.samples import SampleStore, SampleTake
 
 INSTRUMENT_FILE = "instrument.toml"
 _LEGATO = 0.012  # seconds in which a string that is struck again, or stopped elsewhere, gives up its old note
@@ -37,7 +37,7 @@ class RecordedNote:
     pitch: float
     velocity: float
     level: float
-    take: Take
+    take: SampleTake
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def read_instrument(folder: Path) -> SampledSounds:
                 float(note["pitch"]),
                 float(note["velocity"]),
                 float(note["level"]),
-                Take(file, int(note["take"][0]), int(note["take"][1])),
+                SampleTake(file, int(note["take"][0]), int(note["take"][1])),
             )
             for note in table.pop("notes")
         )

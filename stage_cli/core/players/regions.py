@@ -12,7 +12,7 @@ from stage_cli.core.music.notes import Note, pitch_of, voice_of
 from stage_cli.core.players.kits import PLACES, STAND_INS
 from stage_cli.core.players.room import BusConfig, RoomConfig
 from stage_cli.core.players.sampler import Cut, Strike, pan_gains
-from stage_cli.core.players.samples import LEAD, SampleStore, Take, stroke_level
+from stage_cli.core.players.samples import LEAD, SampleStore, SampleTake, stroke_level
 from stage_cli.errors import StageError
 
 _PITCHED_LEVEL = -20.0  # dB of a note of velocity 100, K-weighted
@@ -45,7 +45,7 @@ class Region:
         release: seconds in which it dies away once the note ends.
     """
 
-    take: Take
+    take: SampleTake
     low_key: int = 0
     high_key: int = 127
     low_velocity: int = 1

@@ -59,7 +59,7 @@ class Strike:
     release: float = 0.05
 
 
-class Performance(Protocol):
+class SamplerPerformance(Protocol):
     """Sounds in use: what remembers which take came last."""
 
     def strikes(self, note: Note) -> Sequence[Strike]:
@@ -80,7 +80,7 @@ class Sounds(Protocol):
         """The compressor behind it."""
         ...
 
-    def perform(self, sample_rate: int, rng: np.random.Generator) -> Performance:
+    def perform(self, sample_rate: int, rng: np.random.Generator) -> SamplerPerformance:
         """Start to play at a sample rate; takes are drawn from `rng`."""
         ...
 

@@ -70,7 +70,7 @@ def resample(samples: np.ndarray, source_rate: float, target_rate: float) -> np.
 
 
 @dataclass(frozen=True)
-class Take:
+class SampleTake:
     """A stretch of an audio file, and how it goes on.
 
     Attributes:
@@ -106,13 +106,13 @@ class SampleStore:
     def __init__(self, load: Callable[[Path], tuple[np.ndarray, int]] | None = None) -> None:
         self._load = load or (lambda path: read_sample(path, longest=600.0))
         self._files: dict[Path, tuple[np.ndarray, int]] = {}
-        self._attacks: dict[Take, float] = {}
-        self._made: OrderedDict[tuple[Take, int, float, int, float, float], np.ndarray] = OrderedDict()
+        self._attacks: dict[SampleTake, float] = {}
+        self._made: OrderedDict[tuple[SampleTake, int, float, int, float, float], np.ndarray] = OrderedDict()
         self._bytes = 0
 
     def get(
         self,
-        take: Take,
+        take: SampleTake,
         sample_rate: int,
         *,
         tune: float = 0.0,
@@ -147,14 +147,14 @@ class SampleStore:
         self._made.move_to_end(name)
         return self._made[name]
 
-    def attack(self, take: Take) -> float:
+    def attack(self, take: SampleTake) -> float:
         """Return the seconds from a take's start to its attack."""
         if take not in self._attacks:
             samples, rate = self._decoded(take.path)
             self._attacks[take] = find_attack(samples[take.start : take.stop], rate) / rate
         return self._attacks[take]
 
-    def _make(self, take: Take, sample_rate: int, tune: float, length: float, skip: float) -> np.ndarray:
+    def _make(self, take: SampleTake, sample_rate: int, tune: float, length: float, skip: float) -> np.ndarray:
         samples, rate = self._decoded(take.path)
         source = samples[take.start : take.stop]
         ratio = 2 ** (tune / 12)

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from stage_cli.core.players.kits import PLACES, DrumKit, DrumSound, Layer
+from stage_cli.core.players.kits import PLACES, DrumKit, DrumSound, VelocityLayer
 from stage_cli.core.players.regions import Region, RegionSounds
 from stage_cli.core.players.room import BusConfig, RoomConfig
-from stage_cli.core.players.samples import SampleStore, Take, read_sample, stroke_level, trim
+from stage_cli.core.players.samples import SampleStore, SampleTake, read_sample, stroke_level, trim
 from stage_cli.errors import StageError
 
 _MOST_REGIONS = 20_000
@@ -188,7 +188,7 @@ def _region(
     turns = max(1, int(number("seq_length", 1, 1, 100)))
     track = number("amp_veltrack", 100, -100, 100) / 100
     return Region(
-        Take(known[name], offset, end + 1 if end > offset else None, loop),
+        SampleTake(known[name], offset, end + 1 if end > offset else None, loop),
         round(max(low, 0)),
         round(high),
         max(1, round(number("lovel", 1, 0, 127))),
@@ -319,8 +319,8 @@ def _folder_sound(voice: str, paths: list[Path], load) -> DrumSound:
         level = stroke_level(samples, rate)
         if level <= -100:
             raise StageError(f"sounds: {path} is silent", next_step="take it out of the folder")
-        takes.append((_loudness_of_name(path.stem), level, Take(path)))
-    groups: list[list[tuple[float, float, Take]]] = []
+        takes.append((_loudness_of_name(path.stem), level, SampleTake(path)))
+    groups: list[list[tuple[float, float, SampleTake]]] = []
     named = {loudness for loudness, _, _ in takes if loudness}
     if len(named) > 1:
         for loudness in sorted(named):
@@ -335,7 +335,7 @@ def _folder_sound(voice: str, paths: list[Path], load) -> DrumSound:
     for number, group in enumerate(groups):
         velocity = group[0][0] if len(named) > 1 else 118 - 90 * (1 - (number + 1) / len(groups))
         level = sum(take[1] for take in group) / len(group)
-        layers.append(Layer(velocity, level, tuple(take[2] for take in group)))
+        layers.append(VelocityLayer(velocity, level, tuple(take[2] for take in group)))
     return DrumSound(voice, replace(PLACES[voice]), tuple(layers))
 
 

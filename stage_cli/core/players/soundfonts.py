@@ -21,7 +21,7 @@ import soundfile
 
 from stage_cli.core.players.regions import Region, RegionSounds
 from stage_cli.core.players.room import BusConfig, RoomConfig
-from stage_cli.core.players.samples import SampleStore, Take
+from stage_cli.core.players.samples import SampleStore, SampleTake
 from stage_cli.errors import StageError, UsageError
 
 _DRUM_BANK = 128
@@ -290,7 +290,7 @@ def _region(file: _SoundfontFile, zone: dict[int, int], *, drums: bool) -> Regio
     root = value(_ROOT) if 0 <= value(_ROOT) <= 127 else header.pitch if header.pitch <= 127 else 60
     fades = value(_SUSTAIN) > 0 and value(_DECAY) > -12_000
     return Region(
-        Take(
+        SampleTake(
             Path(str(number)),
             start,
             length,

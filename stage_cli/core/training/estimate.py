@@ -363,10 +363,10 @@ def _count_stored_songs(config: TrainingConfig) -> DataCounts:
 def _count_player(sizes: PlayerConfig) -> tuple[MemoryPart, ...]:
     import torch
 
-    from stage_cli.core.players.model import Player
+    from stage_cli.core.players.model import PlayerModel
 
     with torch.device("meta"):
-        player = Player(sizes)
+        player = PlayerModel(sizes)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in player.named_children()}
     return tuple(MemoryPart(name, count, count) for name, count in counts.items())
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.files import write_text
 from stage_cli.core.players.config import PlayerConfig
-from stage_cli.core.players.drummers import Performance, read_drummers
+from stage_cli.core.players.drummers import DrumPerformance, read_drummers
 from stage_cli.core.players.generate import CONFIG_FILE, SCALE_SUFFIX, WEIGHTS_FILE
 from stage_cli.core.players.items import draw_item, stack
-from stage_cli.core.players.model import Player, PlayerInputs, draw_weights
+from stage_cli.core.players.model import PlayerInputs, PlayerModel, draw_weights
 from stage_cli.core.players.store import StoredSong, read_song
 from stage_cli.core.training.card import public_config
 from stage_cli.core.training.player_songs import compose_store
@@ -75,7 +75,7 @@ class PlayerDataset:
     def __init__(
         self,
         paths: Sequence[Path],
-        performances: Sequence[Performance],
+        performances: Sequence[DrumPerformance],
         settings: PlayerTrainConfig,
         config: PlayerConfig,
         seed: int,
@@ -124,7 +124,7 @@ class PlayerTask:
         OSError, StageError: drummers cannot be read.
     """
 
-    units: tuple[str, ...] = ("Layer",)
+    units: tuple[str, ...] = ("AttentionLayer",)
 
     def __init__(self, config: TrainingConfig) -> None:
         if config.player is None:
@@ -144,7 +144,7 @@ class PlayerTask:
             )
         performances = read_drummers(Path(self.settings.drummers).expanduser()) if self.settings.drummers else []
         self.dataset = PlayerDataset(training, performances, self.settings, self.player, config.run.seed)
-        self.module: nn.Module = Player(self.player)
+        self.module: nn.Module = PlayerModel(self.player)
         draw_weights(self.module, config.run.seed)
 
     @staticmethod
