@@ -10,7 +10,7 @@ import pytest
 
 from stage_cli.core.music.notes import DRUM_VOICES
 from stage_cli.core.players.config import STROKES, TAGS, ItemSettings, PlayerConfig
-from stage_cli.core.players.drummers import DrumPerformance, swing_of
+from stage_cli.core.players.drummers import NotatedPerformance, swing_of
 from stage_cli.core.players.features import FLOOR_DB
 from stage_cli.core.players.items import density_levels, disturbed, draw_item, encode, fills
 from stage_cli.core.players.store import StoredPart, StoredSong, read_song, write_song
@@ -47,10 +47,10 @@ def song() -> StoredSong:
     return StoredSong("a", parts, beats, beats[::4], 4, 0.5, "rock", 24.0)
 
 
-def _performance(bpm: float = 125.0) -> DrumPerformance:
+def _performance(bpm: float = 125.0) -> NotatedPerformance:
     beats = np.arange(0, 64, 0.5)
     strokes = np.stack([beats + 0.01, np.full(len(beats), 42), np.full(len(beats), 80)], axis=1)
-    return DrumPerformance("groove", "rock", bpm, strokes, 64, swings=False)
+    return NotatedPerformance("groove", "rock", bpm, strokes, 64, swings=False)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -63,11 +63,13 @@ class HeardSong:
         hearing: of the ears.
         beats: that it plays to.
         loudness: LUFS from two speakers; −inf for silence, None for a metronome.
+        trusted: the beats that it plays to: none where they may be anywhere, for its ears then do better alone.
     """
 
     hearing: Hearing
     beats: HeardBeats
     loudness: float | None
+    trusted: BeatGrid
 
 
 class StagePlayer:
@@ -314,7 +316,8 @@ class StagePlayer:
         hearing = self.player.listen(measured(), HEARING_RATE)
         found = self.player.grid_of(hearing) if grid is None else given_grid(grid)
         beats = HeardBeats(found.grid, found.bpm, found.beats_per_bar, found.confidence, given=grid is not None)
-        return HeardSong(hearing, beats, None if metronome else meter.integrated + _TWO_SPEAKERS)
+        loudness = None if metronome else meter.integrated + _TWO_SPEAKERS
+        return HeardSong(hearing, beats, loudness, found.trusted)
 
     def beats_of(self, context: HeardSong) -> HeardBeats:
         """Return the beats that it plays to."""
@@ -374,7 +377,7 @@ class StagePlayer:
 
             waiting: list[Note] = []
             due = step
-            notes = self.player.notes(context.hearing, context.beats.grid, seed=config.seed + take, settings=settings)
+            notes = self.player.notes(context.hearing, context.trusted, seed=config.seed + take, settings=settings)
             for note in notes:
                 # All notes before this one are known now.
                 if note.onset >= due:

@@ -79,7 +79,7 @@ FITTING: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class DrumPerformance:
+class NotatedPerformance:
     """What a drummer played, on paper.
 
     Attributes:
@@ -99,7 +99,7 @@ class DrumPerformance:
     swings: bool
 
 
-def read_drummers(folder: Path) -> list[DrumPerformance]:
+def read_drummers(folder: Path) -> list[NotatedPerformance]:
     """Return the performances in 4/4 of a folder in the layout of the Groove MIDI Dataset, fills left out.
 
     Test performances are left out, too; so are files that are not there.
@@ -121,7 +121,7 @@ def read_drummers(folder: Path) -> list[DrumPerformance]:
     return [performance for performance in performances if performance is not None]
 
 
-def _read(folder: Path, row: dict[str, str]) -> DrumPerformance | None:
+def _read(folder: Path, row: dict[str, str]) -> NotatedPerformance | None:
     style = row["style"].split("/")[0]
     bpm = float(row["bpm"])
     try:
@@ -142,7 +142,7 @@ def _read(folder: Path, row: dict[str, str]) -> DrumPerformance | None:
     beats = 4 * int(np.ceil((strokes[-1, 0] - 0.25) / 4))
     if beats < 4 * _SHORTEST_BARS:
         return None
-    return DrumPerformance(
+    return NotatedPerformance(
         row["midi_filename"], FAMILIES.get(style, "rock"), bpm, strokes, beats, swing_of(strokes[:, 0]) >= _HARD_SWING
     )
 

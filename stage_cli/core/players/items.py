@@ -28,7 +28,7 @@ from stage_cli.core.players.config import (
     ItemSettings,
     PlayerConfig,
 )
-from stage_cli.core.players.drummers import FAMILIES, FITTING, DrumPerformance, swing_of
+from stage_cli.core.players.drummers import FAMILIES, FITTING, NotatedPerformance, swing_of
 from stage_cli.core.players.features import FLOOR_DB, add_powers
 from stage_cli.core.players.grid_channels import grid_channels, pulses
 from stage_cli.core.players.levels import mean_power, normalized
@@ -42,7 +42,7 @@ _CLICK_OFFSETS = 8
 
 def draw_item(
     song: StoredSong,
-    performances: Sequence[DrumPerformance],
+    performances: Sequence[NotatedPerformance],
     settings: ItemSettings,
     config: PlayerConfig,
     rng: np.random.Generator,
@@ -136,7 +136,7 @@ def encode(strokes: Array, steps: int, *, offset: int = 0) -> Array:
 
 def _strokes(
     song: StoredSong,
-    performance: DrumPerformance | None,
+    performance: NotatedPerformance | None,
     start: float,
     speed: float,
     beats: Array,
@@ -170,11 +170,11 @@ _VOICE = [DRUM_VOICES.index(voice) if (voice := voice_of(key)) is not None else 
 
 def _find_performance(
     song: StoredSong,
-    performances: Sequence[DrumPerformance],
+    performances: Sequence[NotatedPerformance],
     settings: ItemSettings,
     speed: float,
     rng: np.random.Generator,
-) -> tuple[DrumPerformance | None, float]:
+) -> tuple[NotatedPerformance | None, float]:
     """Choose a performance that fits the song's metre, swing and style, and the speed that brings it to its tempo."""
     if song.beats_per_bar != 4 or len(song.beats) < 8:
         return None, speed
@@ -332,7 +332,7 @@ def _tags(
     strokes: Array,
     beats: Array,
     song: StoredSong,
-    performance: DrumPerformance | None,
+    performance: NotatedPerformance | None,
     settings: ItemSettings,
     steps: int,
     rng: np.random.Generator,
@@ -403,7 +403,7 @@ def _doubled(marks: Array) -> Array:
     return np.interp(np.arange(2 * len(marks) - 1) / 2, np.arange(len(marks)), marks)
 
 
-def load_performances(folder: Path | None) -> list[DrumPerformance]:
+def load_performances(folder: Path | None) -> list[NotatedPerformance]:
     """Return the performances of a folder; none without one."""
     from stage_cli.core.players.drummers import read_drummers
 

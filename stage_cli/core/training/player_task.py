@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.files import write_text
 from stage_cli.core.players.config import PlayerConfig
-from stage_cli.core.players.drummers import DrumPerformance, read_drummers
+from stage_cli.core.players.drummers import NotatedPerformance, read_drummers
 from stage_cli.core.players.generate import CONFIG_FILE, SCALE_SUFFIX, WEIGHTS_FILE
 from stage_cli.core.players.items import draw_item, stack
 from stage_cli.core.players.model import PlayerInputs, PlayerModel, draw_weights
@@ -75,7 +75,7 @@ class PlayerDataset:
     def __init__(
         self,
         paths: Sequence[Path],
-        performances: Sequence[DrumPerformance],
+        performances: Sequence[NotatedPerformance],
         settings: PlayerTrainConfig,
         config: PlayerConfig,
         seed: int,
