@@ -194,7 +194,7 @@ def test_a_dry_run_as_json(stage: Stage, recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((), r"--config is missing.*bundled-drums, drums, lora, tiny"),
+        ((), r"--config is missing.*bundled-drums, drums, lora, player-drums, tiny"),
         (("-c", "drumz"), r"no file drumz.*did you mean the recipe drums\?"),
         (
             ("-c", "mine.toml", "--set", "train.stepz=5"),

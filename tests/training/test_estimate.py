@@ -153,7 +153,7 @@ def test_a_run_that_cannot_start_is_refused(songs: Path, tiny_model_dir: Path) -
     with pytest.raises(UsageError, match=r"model\.base: There is no model 'nothing'"):
         estimate(config(songs, "nothing"))
     missing = ModelConfig(codec="runs/none/model", lm=LanguageModelConfig(text_dimension=None))
-    with pytest.raises(UsageError, match=r"model\.codec: There is no model 'runs/none/model'"):
+    with pytest.raises(UsageError, match=r"model\.codec: There is no folder runs/none/model"):
         estimate(config(songs, model=missing))
     two = ModelConfig(codec=str(tiny_model_dir), lm=LanguageModelConfig(codebooks=2, text_dimension=None))
     with pytest.raises(WeightsError, match=r"The codec has 4 codebooks of 32, the language model 2 of 2048"):

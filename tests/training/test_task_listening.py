@@ -247,7 +247,7 @@ def test_the_gradient_reaches_what_reads_the_context_and_nothing_behind_it(root:
     assert isinstance(batch, AudioBatch)
     inputs = task.inputs(batch, 0)
     module = task.module
-    module.context_heads.read.weight.data.normal_()  # ty: ignore[unresolved-attribute, possibly-missing-attribute]
+    module.listening.read.weight.data.normal_()  # ty: ignore[unresolved-attribute, possibly-missing-attribute]
     module.codebook_weights.zero_()  # ty: ignore[unresolved-attribute]
     module.train()(inputs)["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in module.named_parameters()}

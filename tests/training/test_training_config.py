@@ -20,6 +20,7 @@ from stage_cli.core.training.settings import (
     LogConfig,
     LoraConfig,
     ModelConfig,
+    PlayerTrainConfig,
     RunConfig,
     TrainConfig,
     TrainingConfig,
@@ -78,7 +79,8 @@ def test_the_published_recipes(stem):
 
 def test_the_recipes_load_and_explain_each_key():
     assert recipes() == (
-        "bass", "bundled-bass", "bundled-codec", "bundled-decoder", "bundled-drums", "drums", "lora", "tiny",
+        "bass", "bundled-bass", "bundled-codec", "bundled-decoder", "bundled-drums", "drums", "lora",
+        "player-drums", "tiny",
         "tiny-codec",
     )  # fmt: skip
     folder = ROOT / "stage_cli" / "core" / "training" / "recipes"
@@ -285,7 +287,9 @@ def test_what_is_no_toml_names_file_and_line(tmp_path, content, message):
 
 
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"no file drumms · did you mean the recipe drums\? .*drums, lora, tiny"):
+    with pytest.raises(
+        UsageError, match=r"no file drumms · did you mean the recipe drums\? .*lora, player-drums, tiny"
+    ):
         load_config("drumms", [])
     with pytest.raises(UsageError, match=r"no file .* · it is a folder"):
         load_config(str(tmp_path), [])
@@ -378,7 +382,7 @@ def test_every_key_is_written(load):
     for text, absent in ((MINIMAL + "[lora]\n", {"model.lm"}), (SCRATCH, {"lora"})):
         content = tomllib.loads(to_toml(load(text)))
         for table, keys in TABLES.items():
-            if table in absent | {"codec", "codec.shape"}:
+            if table in absent | {"codec", "codec.shape", "player", "player.items", "player.sizes"}:
                 continue
             values = content["model"]["lm"] if table == "model.lm" else dict(content[table])
             values.pop("lm", None)
@@ -478,6 +482,8 @@ def test_the_page_names_every_key_and_its_default():
     defaults["model.lm"] = LanguageModelConfig(text_dimension=None).to_dict()
     defaults["codec"] = {key: value for key, value in asdict(CodecTrainConfig()).items() if key != "shape"}
     defaults["codec.shape"] = {**CodecConfig().to_dict(), **SpectralConfig().to_dict()}
+    defaults["player"] = asdict(PlayerTrainConfig())
+    defaults["player.items"], defaults["player.sizes"] = defaults["player"]["items"], defaults["player"]["sizes"]
     said = documented_defaults()
     assert list(said) == list(TABLES)
     special = {

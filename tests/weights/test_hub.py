@@ -269,7 +269,7 @@ def test_a_shard_outside_the_repository_is_not_fetched(hub: HubServer, tmp_path:
 
 @pytest.mark.parametrize("name", ["musicgen-smal", "no such model", "./nothing-here", "a/b/c", "https://x.y/z"])
 def test_names_that_are_nothing(hub: HubServer, name: str) -> None:
-    with pytest.raises(UsageError, match="There is no model"):
+    with pytest.raises(UsageError, match=r"There is no (model|folder)"):
         resolve(name)
     assert hub.requests == []
 

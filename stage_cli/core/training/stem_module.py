@@ -369,7 +369,7 @@ class StemModule(nn.Module):
             raise ValueError(f"{len(codebook_weights)} weights for {lm.config.codebooks} codebooks")
         self.lm = lm
         self.text_projection = text_projection
-        self.context_heads = context_heads
+        self.listening = context_heads  # the name under which checkpoints hold them
         self.register_buffer("codebook_weights", torch.tensor(list(codebook_weights)), persistent=False)
 
     def forward(self, batch: TokenBatch) -> dict[str, Tensor]:
@@ -380,7 +380,7 @@ class StemModule(nn.Module):
             gradient. In training, with `context_heads`, their weighted losses are added, and "beat_loss" and
             "harmony_loss" are there.
         """
-        if self.context_heads is None or not self.training:
+        if self.listening is None or not self.training:
             losses = codebook_losses(self.target_logits(batch), batch.target)
             return {"loss": (losses * self.codebook_weights).sum(), "codebook_losses": losses.detach()}
         logits, context = self.after_context(batch)
@@ -388,7 +388,7 @@ class StemModule(nn.Module):
         labels = batch.labels
         if labels is None:
             raise ValueError("learning from the context alone needs labels")
-        heard = self.context_heads(context.states[..., : self.lm.config.dimension], context.attended, labels)
+        heard = self.listening(context.states[..., : self.lm.config.dimension], context.attended, labels)
         loss = (losses * self.codebook_weights).sum() + heard.pop("loss")
         return {"loss": loss, "codebook_losses": losses.detach(), **heard}
 
