@@ -29,6 +29,11 @@ def display_name(path: Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def shown(value: object) -> str:
+    """Return a setting as a message shows it: what is left out is "nothing"."""
+    return "nothing" if value is None else str(value)
+
+
 class GuardedFile:
     """A binary file for `soundfile.SoundFile` that keeps the first exception that its callbacks meet.
 

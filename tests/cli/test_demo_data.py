@@ -214,7 +214,11 @@ def test_drummers_and_arrangements(stage: Stage, refused: Refused, tmp_path: Pat
     assert snapshot(tmp_path / "again") == first
     # A recipe names the folders' content.
     refused(
-        "demo-data", "songs", *options, code=2, match=r"songs of other settings.*drummers is groove \d+ .*, None here"
+        "demo-data",
+        "songs",
+        *options,
+        code=2,
+        match=r"songs of other settings.*drummers is groove \d+ .*, nothing here",
     )
 
 

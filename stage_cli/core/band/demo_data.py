@@ -26,6 +26,7 @@ from stage_cli.core.band.score import Score
 from stage_cli.core.band.settings import DemoSettings
 from stage_cli.core.band.sounds import open_bank, recipe, resolve
 from stage_cli.core.band.theory import PITCH_CLASSES
+from stage_cli.core.files import shown
 from stage_cli.core.machine import worker_pool
 from stage_cli.core.music.beats import BeatGrid
 from stage_cli.core.music.notes import Note
@@ -361,7 +362,7 @@ def _plan(
             other = next(name for name in wanted | found if found.get(name) != wanted.get(name))
             raise UsageError(
                 f"{output} holds songs of other settings",
-                why=f"{other.replace('_', ' ')} is {found.get(other)} there, {wanted.get(other)} here",
+                why=f"{other.replace('_', ' ')} is {shown(found.get(other))} there, {shown(wanted.get(other))} here",
                 next_step="use `overwrite` to replace them, or another folder",
             )
         due.append(index)

@@ -30,7 +30,7 @@ from stage_cli.core.audio.writing import AtomicAudioWriter, gain_for, write_scal
 from stage_cli.core.evaluation.clips import Clip, ClipPlan
 from stage_cli.core.evaluation.music import Analysis
 from stage_cli.core.evaluation.report.results import FINISHED_FILE, ITEMS_FILE, REPORT_FILE, RESULTS_FILE
-from stage_cli.core.files import display_name, lock_file, write_text, write_whole
+from stage_cli.core.files import display_name, lock_file, shown, write_text, write_whole
 from stage_cli.core.music.rhythm import Key
 from stage_cli.errors import StageError, UsageError
 
@@ -71,7 +71,7 @@ class ReportFolder:
                 name = next(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
                 raise UsageError(
                     f"{display_name(self.path)} holds a report of other settings",
-                    why=f"{name.replace('_', ' ')} is {found.get(name)} there, {wanted.get(name)} here",
+                    why=f"{name.replace('_', ' ')} is {shown(found.get(name))} there, {shown(wanted.get(name))} here",
                     next_step="use `overwrite` to throw it away, or another `out`",
                 )
             self._clear()
